@@ -1,0 +1,212 @@
+"""The engine's interface: small, and made of frozen values. Standard library only.
+
+    for event in engine.generate(request):      # closing the iterator cancels the request
+        ...                                     # TextDelta | ThinkDelta, then exactly one Done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+Flavour = Literal["hf", "github"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+PIXELS_PER_TOKEN = 28 * 28  # one merged Qwen2-VL token covers 2x2 patches of 14x14 pixels
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """Guards on what is fetched or opened (units in the names)."""
+
+    max_image_bytes: int = 50_000_000
+    max_video_bytes: int = 2_000_000_000
+    max_image_pixels: int = 100_000_000
+    max_redirects: int = 3
+    connect_timeout_s: float = 5.0
+    image_timeout_s: float = 60.0
+    video_timeout_s: float = 600.0
+    retries: int = 2
+
+
+@dataclass(frozen=True)
+class Media:
+    """A handle on a picture or clip that nobody has opened yet.
+
+    ``name`` is safe to print (credentials and control characters removed). Exactly one of ``path``, ``url``
+    and ``data`` is set. ``typed`` is true for sources a person typed: only those may reach private addresses.
+    """
+
+    name: str
+    kind: Literal["image", "video"] = "image"
+    path: str | None = None
+    url: str | None = field(default=None, repr=False)
+    data: bytes | None = field(default=None, repr=False)
+    typed: bool = True
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. ``media`` attached here put their placeholders in front of this message's text."""
+
+    role: Role
+    content: str
+    media: tuple[Media, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; ``temperature`` 0 is greedy. Applied in the order penalty, temperature, top-k, top-p."""
+
+    max_new_tokens: int | None = None  # None: the model family's own default
+    temperature: float = 0.0
+    top_k: int = 0  # 0: no limit
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A whole conversation to be continued by one assistant turn.
+
+    ``images`` are pictures without a place: the published rule puts them before the first user message unless
+    that message holds ``<image>`` itself. ``think``: True/False is passed to the chat template, None leaves the
+    template's own default. ``exact``: do what the published code does and nothing else.
+    """
+
+    messages: tuple[Message, ...]
+    images: tuple[Media, ...] = ()
+    sampling: Sampling = Sampling()
+    think: bool | None = False
+    flavour: Flavour = "hf"
+    exact: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What to run and where. ``model`` is a registered name, a hub id or a folder; ``auto`` picks one."""
+
+    model: str = "auto"
+    engine: str = "local"
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    offline: bool = False
+    limits: MediaLimits = MediaLimits()
+    on_stage: Callable[[Stage], None] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of loading or preparing worth showing: ``done``/``total`` in ``unit`` (bytes, pictures), if known."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of the answer: never half a character, never part of a stop string."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ThinkDelta:
+    """A piece of the model's thinking."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts; ``image_tokens`` and ``cached_tokens`` are parts of ``prompt_tokens``."""
+
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each stage; ``ttft_s`` runs from the start of ``generate`` to the first token."""
+
+    load_s: float = 0.0
+    media_s: float = 0.0
+    ttft_s: float = 0.0
+    decode_s: float = 0.0
+    tokens_per_s: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """Always the last event."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    model: str
+    token_ids: tuple[int, ...] = ()
+
+
+Event = TextDelta | ThinkDelta | Done
+
+
+@dataclass(frozen=True)
+class PictureCost:
+    """What one picture costs: pixel size (w, h) as read, tiles for SigLIP, patch grid (h, w), tokens in the prompt."""
+
+    name: str
+    size_wh: tuple[int, int]
+    tiles: int
+    grid_hw: tuple[int, int]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a request would take, without running the model. Memory in bytes."""
+
+    model: str
+    pictures: tuple[PictureCost, ...]
+    prompt_tokens: int
+    image_tokens: int
+    max_new_tokens: int
+    context_tokens: int
+    kv_bytes: int
+    weight_bytes: int
+    available_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """True if the tokens fit the context and the memory fits the device."""
+        return (
+            self.prompt_tokens + self.max_new_tokens <= self.context_tokens
+            and self.kv_bytes + self.weight_bytes <= self.available_bytes
+        )
+
+
+class Engine(Protocol):
+    """What commands and servers talk to."""
+
+    def generate(self, request: Request) -> Iterator[Event]:
+        """Answer ``request``. Raises a ``ValleyError`` before the first event if the request cannot be run."""
+        ...
+
+    def measure(self, request: Request) -> Cost:
+        """Price ``request`` without generating. Raises as ``generate`` does for unreadable sources."""
+        ...
+
+    def close(self) -> None:
+        """Free the device; running requests end with ``cancelled``."""
+        ...

@@ -1,0 +1,1 @@
+"""Bytes and frames: fetching with guards, decoding pictures (and, later, clips)."""
