@@ -1,0 +1,155 @@
+"""Messages to token ids, exactly as the published processors do it (spec valley2, sections 4, 10.1 and 11)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from valley_cli.engine.base import Flavour, Message
+from valley_cli.engine.tokenizer import TextTokenizer
+from valley_cli.errors import ModelError, PromptError
+
+IMAGE = "<image>"
+IMAGE_ID = -200
+WRAPPED_IMAGE = "<im_start><image><im_end>"
+END_OF_TURN = "<|im_end|>\n"
+DEFAULT_SYSTEM = "You are a helpful assistant."
+CHATML = (  # for checkpoints that ship no template
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+Turn = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """``text`` with ``<image>`` still literal, and its ids with -200 at every picture."""
+
+    text: str
+    input_ids: tuple[int, ...]
+
+    @property
+    def n_placeholders(self) -> int:
+        return self.input_ids.count(IMAGE_ID)
+
+
+def place_pictures(
+    messages: Sequence[Message],
+    attached: Sequence[int],
+    unplaced: int,
+    *,
+    flavour: Flavour = "hf",
+    wrap: bool = True,
+) -> list[Turn]:
+    """The conversation as the template sees it, with a placeholder for every picture.
+
+    ``attached[i]`` pictures belong to message i, ``unplaced`` to the request as a whole: they go in front of the
+    first user message. A message that already holds ``<image>`` is left as written. ``wrap`` puts
+    ``<im_start>``/``<im_end>`` around each placeholder. Raises PromptError for roles out of order, and for more
+    placeholders than pictures.
+    """
+    turns: list[Turn] = [{"role": m.role, "content": m.content} for m in messages]
+    counts = list(attached)
+    if not turns or turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
+        counts.insert(0, 0)
+    _check_roles(turns)
+    counts[1] += unplaced
+    n_pictures = sum(counts)
+    if flavour == "github":
+        return _place_github(turns, counts, n_pictures)
+    for turn, count in zip(turns, counts, strict=True):
+        if count and IMAGE not in turn["content"]:
+            turn["content"] = " ".join([IMAGE] * count) + "\n" + turn["content"]
+    _check_placeholders(turns, n_pictures)
+    if wrap:
+        for turn in turns[1:]:
+            turn["content"] = turn["content"].replace(IMAGE, WRAPPED_IMAGE)
+    return turns
+
+
+def _place_github(turns: list[Turn], counts: list[int], n_pictures: int) -> list[Turn]:
+    """The GitHub chat class: no system prompt, no space between placeholders, surplus ones deleted (spec 11)."""
+    turns = turns[1:]
+    if any("<video>" in turn["content"] for turn in turns):
+        raise PromptError("the github flavour cannot take <video> in a message", "leave it out, or use --flavour hf")
+    for turn, count in zip(turns, counts[1:], strict=True):
+        if count and IMAGE not in turn["content"]:
+            turn["content"] = IMAGE * count + "\n" + turn["content"]
+        parts = turn["content"].split(IMAGE)
+        turn["content"] = WRAPPED_IMAGE.join(parts[: n_pictures + 1]) + "".join(parts[n_pictures + 1 :])
+    _check_placeholders(turns, n_pictures)
+    return turns
+
+
+def _check_roles(turns: list[Turn]) -> None:
+    if len(turns) < 2 or turns[-1]["role"] != "user":
+        raise PromptError("the last message must be the user's", "end the conversation with a question")
+    for index, turn in enumerate(turns[1:]):
+        expected = "user" if index % 2 == 0 else "assistant"
+        if turn["role"] != expected:
+            raise PromptError(
+                f"message {index + 1} after the system prompt is the {turn['role']}'s, expected the {expected}'s",
+                "user and assistant messages must take turns, the user first",
+            )
+
+
+def _check_placeholders(turns: list[Turn], n_pictures: int) -> None:
+    found = sum(turn["content"].count(IMAGE) for turn in turns)
+    if found > n_pictures:
+        raise PromptError(
+            f"the messages hold {found} {IMAGE} placeholders but the request has {n_pictures} pictures",
+            f"attach {found - n_pictures} more, or take the word {IMAGE} out of the text",
+        )
+
+
+class PromptBuilder:
+    """Renders the chat template and tokenises the result part by part."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._render = _compile_template(tokenizer.template or CHATML)
+
+    def build(self, turns: list[Turn], think: bool | None) -> Prompt:
+        """``think`` None leaves the template's own default. Raises ModelError if the template fails."""
+        switch = {} if think is None else {"enable_thinking": think}
+        try:
+            text = self._render(messages=turns, add_generation_prompt=True, **self.tokenizer.special, **switch)
+        except Exception as error:  # Jinja errors, and whatever a template's own code raises
+            raise ModelError(f"the checkpoint's chat template fails: {error}") from None
+        return Prompt(text, tuple(self._encode(text)))
+
+    def _encode(self, text: str) -> list[int]:
+        """Each turn, and each stretch between placeholders, is tokenised on its own (spec 4, step 6)."""
+        *turns, last = text.split(END_OF_TURN)
+        ids: list[int] = []
+        for part in [turn + END_OF_TURN for turn in turns if turn] + [last]:
+            first, *rest = part.split(IMAGE)
+            ids += self.tokenizer.encode(first)
+            for chunk in rest:
+                ids += [IMAGE_ID, *self.tokenizer.encode(chunk)]
+        return ids
+
+
+def _compile_template(source: str) -> Callable[..., str]:
+    """The template in Jinja's sandbox, with what transformers' own renderer offers templates."""
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    try:
+        return environment.from_string(source).render
+    except TemplateError as error:
+        raise ModelError(f"the checkpoint's chat template cannot be parsed: {error}") from None
