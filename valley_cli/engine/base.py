@@ -29,6 +29,7 @@ class MediaLimits:
     image_timeout_s: float = 60.0
     video_timeout_s: float = 600.0
     retries: int = 2
+    backoff_s: float = 0.5  # before the first retry; doubles each time
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,9 @@ class Cost:
 
 
 class Engine(Protocol):
-    """What commands and servers talk to."""
+    """What commands and servers talk to. ``notice``: what a user must know about the model's answers, or None."""
+
+    notice: str | None
 
     def generate(self, request: Request) -> Iterator[Event]:
         """Answer ``request``. Raises a ``ValleyError`` before the first event if the request cannot be run."""

@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from valley_cli.engine.base import Stage
 from valley_cli.engine.registry import ModelInfo, find, suggest
@@ -91,11 +91,11 @@ class _Repo:
     def cached(self) -> tuple[Path, str] | None:
         """The snapshot folder of the revision (whole or not) and its commit, without network."""
         commit = self.revision or "main"
-        if not COMMIT.fullmatch(commit):
-            ref = self.storage / "refs" / commit
-            commit = ref.read_text().strip() if ref.is_file() else ""
+        ref = self.storage / "refs" / commit
+        if not COMMIT.fullmatch(commit) and os.path.isfile(ref):
+            commit = ref.read_text(errors="replace").strip()
         folder = self.storage / "snapshots" / commit
-        return (folder, commit) if commit and folder.is_dir() else None
+        return (folder, commit) if COMMIT.fullmatch(commit) and folder.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,15 @@ def resolve_checkpoint(
 
 def find_fault(folder: Path) -> str | None:
     """Say what keeps ``folder`` from being a whole checkpoint, or None. Reads names, sizes and headers only."""
-    if not (folder / "config.json").is_file():
-        return "config.json is missing"
-    has_vocabulary = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-    if not has_vocabulary and not (folder / "tokenizer.json").is_file():
-        return "tokenizer.json (or vocab.json with merges.txt) is missing"
     try:
-        names = weight_files(folder, [path.name for path in folder.iterdir()])
+        present = os.listdir(folder)
+        names = weight_files(folder, present)
     except (ValueError, OSError) as error:
-        return str(error)
+        return f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+    if not os.path.isfile(folder / "config.json"):
+        return "config.json is missing"
+    if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= set(present):
+        return "tokenizer.json (or vocab.json with merges.txt) is missing"
     if not names:
         return "there is no *.safetensors file"
     return next((fault for name in names if (fault := _shard_fault(folder / name))), None)
@@ -218,20 +218,17 @@ def _shard_fault(path: Path) -> str | None:
 
 def _is_folder(model: str, *, known: bool) -> bool:
     """True if ``model`` is written as a path, or is a folder here (registered short names win over such a folder)."""
-    if model in (".", "..", "~") or model.startswith(("./", "../", "/", "~")) or "\\" in model:
+    if model in (".", "..") or model.startswith(("./", "../", "/", "~")):
         return True
-    return (not known or "/" in model) and bool(model) and Path(model).is_dir()
+    return (not known or "/" in model) and os.path.isdir(model)
 
 
 def _from_folder(model: str, revision: str | None) -> Checkpoint:
-    try:
-        folder = Path(model).expanduser()
-    except RuntimeError:  # an unknown user after ~
-        folder = Path(model)
+    folder = Path(os.path.expanduser(model))
     shown = _printable(str(folder))
     if revision is not None:
         raise UsageError(f"--revision does not apply to the folder {shown}", "leave it out, or give a hub id")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelError(f"there is no folder {shown}", LIST_HINT)
     _require_whole(folder, f"the folder {shown}", "give the folder that holds config.json and the *.safetensors files")
     return Checkpoint(folder, None, shown)
@@ -246,6 +243,7 @@ def _repos(
     model: str, info: ModelInfo | None, revision: str | None, cache_dir: Path | None, endpoint: str | None
 ) -> list[_Repo]:
     """The repositories to try: the one that was typed, then the registry's in its order."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # it costs a request of its own before the first one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated HF_* variables are announced on import
         from huggingface_hub import constants
@@ -269,9 +267,9 @@ def _from_hub(name: str, repos: list[_Repo], offline: bool, refresh: bool, on_st
     if whole and (offline or (fixed and not refresh)):
         return whole
     if offline:
-        fault = f" whole: {find_fault(cached[0][0])}" if cached else ""
+        state = f"not whole in the cache ({find_fault(cached[0][0])})" if cached else "not in the cache"
         raise ModelError(
-            f"{name} is not in the cache {repos[0].cache}{fault}, and the network may not be used (offline)",
+            f"{name} is {state} under {repos[0].cache}, and valley is offline",
             "run once without --offline and HF_HUB_OFFLINE to download it, or give a folder with -m",
         )
     missing: _NotFound | None = None
@@ -331,21 +329,9 @@ def _list_files(repo: _Repo) -> tuple[str, list[str]]:
 def _fetch_through_cache(repo: _Repo, commit: str, name: str) -> None:
     """Have huggingface_hub place ``name`` in the snapshot; only links it if its blob is there already."""
     from huggingface_hub import hf_hub_download
-    from tqdm.auto import tqdm
-
-    class NoBar(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": True})
 
     hf_hub_download(
-        repo.id,
-        name,
-        revision=commit,
-        cache_dir=repo.cache,
-        endpoint=repo.endpoint,
-        etag_timeout=TIMEOUT_S,
-        tqdm_class=NoBar,
+        repo.id, name, revision=commit, cache_dir=repo.cache, endpoint=repo.endpoint, etag_timeout=TIMEOUT_S
     )
 
 
@@ -446,8 +432,8 @@ def _fetch(shard: _Shard, stop: threading.Event) -> None:
         if stop.is_set():
             return
         with shard.partial.open("rb") as file:
-            intact = len(shard.etag) != 64 or hashlib.file_digest(file, "sha256").hexdigest() == shard.etag
-        if not intact:
+            whole = len(shard.etag) != 64 or hashlib.file_digest(file, "sha256").hexdigest() == shard.etag
+        if not whole or shard.partial.stat().st_size != shard.size:
             shard.partial.unlink()
             raise ModelError(f"{shard.name} arrived damaged (its sha256 differs)", "run the same command again")
         os.replace(shard.partial, shard.blob)
@@ -459,24 +445,32 @@ def _fill(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     if out.tell() > shard.size:
-        out.truncate(0)
+        _restart(out)
     fruitless = 0
     while (have := out.tell()) < shard.size and not stop.is_set():
+        failure: Exception = OSError(f"{shard.name} ended early")
         try:
             _read_on(shard, out, stop)
-            continue
         except HfHubHTTPError as error:
-            if error.response.status_code not in (408, 416, 429) and error.response.status_code < 500:
+            status = error.response.status_code
+            if status == 416:
+                _restart(out)
+            elif status not in (408, 429) and status < 500:
                 raise
-            if error.response.status_code == 416:
-                out.truncate(0)
-            failure: Exception = error
+            failure = error
         except httpx2.TransportError as error:
             failure = error
+        if out.tell() >= shard.size:
+            return
         fruitless = 0 if out.tell() > have else fruitless + 1
         if fruitless > len(RETRY_PAUSES_S):
             raise failure
         stop.wait(RETRY_PAUSES_S[max(fruitless - 1, 0)])
+
+
+def _restart(out: BinaryIO) -> None:
+    out.seek(0)
+    out.truncate()
 
 
 def _read_on(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
@@ -491,9 +485,8 @@ def _read_on(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
     with get_session().stream("GET", shard.url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as answer:
         hf_raise_for_status(answer)
         if have and answer.status_code != 206:  # the server sends the whole file again
-            out.seek(0)
-            out.truncate()
-        for chunk in answer.iter_raw(CHUNK_BYTES):
+            _restart(out)
+        for chunk in answer.iter_bytes(CHUNK_BYTES):
             if stop.is_set():
                 return
             out.write(chunk)
@@ -518,7 +511,8 @@ def _write_ref(repo: _Repo, commit: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep huggingface_hub's warnings off stderr: what matters becomes a ModelError."""
+    """Keep huggingface_hub's warnings and bars off stderr: what matters becomes a ModelError or a Stage."""
+    from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
     before = hub_logging.get_verbosity()
@@ -526,7 +520,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            with disable_progress_bars():
+                yield
     finally:
         hub_logging.set_verbosity(before)
 
@@ -548,7 +543,8 @@ def _explain(repo: _Repo, error: Exception) -> ModelError:
 
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelError(f"{repo.id} has no revision {_printable(repo.revision or '')!r}", "leave out --revision")
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    chain = _causes(error)
+    status = next((link.response.status_code for link in chain if isinstance(link, errors.HfHubHTTPError)), 0)
     token = "the token in HF_TOKEN does not open it" if get_token() else "no token is set"
     if isinstance(error, errors.GatedRepoError):
         hint = f"accept its terms at {repo.endpoint}/{repo.id}, then set HF_TOKEN to a token of that account"
@@ -562,7 +558,8 @@ def _explain(repo: _Repo, error: Exception) -> ModelError:
         return ModelError(f"the disk under {repo.cache} is full", "make room (what was downloaded is kept), run again")
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ModelError(f"the cache {repo.cache} cannot be written", "set HF_HOME to a folder of yours")
-    reason = f"it answers {status}" if status else type(_root(error)).__name__
+    cause = re.sub(r"^\[Errno -?\d+\] ", "", _printable(str(chain[-1]))) or type(chain[-1]).__name__
+    reason = f"it answers {status}" if status else cause
     return _Unreachable(
         f"{repo.id} could not be downloaded from {repo.endpoint}: {reason}",
         "check the network and run again (what was downloaded is kept); set HF_ENDPOINT to use a mirror, "
@@ -570,10 +567,12 @@ def _explain(repo: _Repo, error: Exception) -> ModelError:
     )
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _causes(error: BaseException) -> list[BaseException]:
+    """``error`` and what it was raised from, outermost first."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
 
 
 def _suggestion(model: str) -> str:

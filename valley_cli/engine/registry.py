@@ -50,6 +50,7 @@ class ModelInfo:
     max_pixels: int = 16384 * PIXELS_PER_TOKEN  # one picture
     max_pixels_several: int = 16384 * PIXELS_PER_TOKEN  # each of several pictures, or of a clip's frames
     embedded: str | None = None
+    notice: str | None = None  # said with every answer
 
     def pixel_limits(self, pictures: int) -> tuple[int, int]:
         """Least and most pixels of each picture in a request that holds ``pictures`` of them."""
@@ -104,6 +105,10 @@ MODELS: tuple[ModelInfo, ...] = (
         summary="embedded, 3M: knows generated drawings only, no photographs",
         max_pixels_several=256 * PIXELS_PER_TOKEN,
         embedded="valley-mini",
+        notice=(
+            "valley-mini was trained on generated drawings only and does not understand photographs; "
+            "for a real model, on a CUDA card: -m valley2-dpo"
+        ),
     ),
 )
 
@@ -127,3 +132,8 @@ def suggest(name: str) -> list[str]:
     near = difflib.get_close_matches(wanted, owners, n=6, cutoff=0.6)
     near += difflib.get_close_matches(wanted.rpartition("/")[2], owners, n=6, cutoff=0.6)
     return list(dict.fromkeys(owners[spelling] for spelling in near))[:3]
+
+
+def family_info(family: Family) -> ModelInfo:
+    """The defaults of a checkpoint that has no name here: those of its family's first model."""
+    return next(info for info in MODELS if info.family == family)

@@ -1,0 +1,167 @@
+"""The engine in this process: pictures are read in the caller's thread, the model runs on one worker thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from valley_cli.engine import probe
+from valley_cli.engine.base import Cost, Done, EngineOptions, Event, Request, Timings, Usage
+from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
+from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
+from valley_cli.engine.hub import resolve_checkpoint
+from valley_cli.engine.prepare import Prepared, Preparer, check_fits
+from valley_cli.engine.prompt import IMAGE_ID
+from valley_cli.engine.registry import ModelInfo, family_info, find
+from valley_cli.engine.sequence import Sequence
+from valley_cli.engine.worker import Worker
+from valley_cli.errors import ValleyError
+
+if TYPE_CHECKING:
+    from valley_cli.engine.runner import Runner
+
+END_OF_TURN_TOKEN = "<|im_end|>"
+AUTO_CUDA, AUTO_OTHER = "valley2-dpo", "valley-mini"
+ROOM_BESIDE_WEIGHTS = 1.15  # cache and activations
+
+
+def open_local(options: EngineOptions) -> LocalEngine:
+    """The engine for ``options.model``, downloading it if it is not here. Raises ModelError."""
+    model = choose_model(options) if options.model == "auto" else options.model
+    checkpoint = resolve_checkpoint(
+        model, revision=options.revision, offline=options.offline, on_stage=options.on_stage
+    )
+    files = read_checkpoint(checkpoint.folder)
+    return LocalEngine(files, checkpoint.info or family_info(files.config.family), checkpoint.name, options)
+
+
+def choose_model(options: EngineOptions) -> str:
+    """``auto``: a published model where a CUDA card holds it, else the embedded one."""
+    wanted = find(AUTO_CUDA)
+    assert wanted is not None
+    if options.device == "auto" or options.device.startswith("cuda"):
+        if probe.cuda_free_bytes() >= wanted.weight_bytes * ROOM_BESIDE_WEIGHTS:
+            return AUTO_CUDA
+    return AUTO_OTHER
+
+
+class LocalEngine:
+    """One checkpoint, loaded at the first request and kept until ``close``. ``name`` is what answers are signed with.
+
+    ``generate`` may be called from any number of threads; their requests share the model's steps.
+    """
+
+    def __init__(self, files: CheckpointFiles, info: ModelInfo | None, name: str, options: EngineOptions) -> None:
+        self.files = files
+        self.name = name
+        self.notice = info.notice if info else None
+        self.options = options
+        self._preparer = Preparer(files, info, options.limits, options.on_stage)
+        self._worker: Worker | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def start(self) -> Worker:
+        """Begin to load, if that has not begun. Raises ValleyError after ``close``."""
+        with self._lock:
+            if self._closed:
+                raise ValleyError("the engine was closed")
+            if self._worker is None:
+                self._worker = Worker(self._load)
+            return self._worker
+
+    def _load(self) -> Runner:
+        from valley_cli.engine.runner import Runner
+
+        options = self.options
+        return Runner(self.files, options.device, options.dtype, options.on_stage)
+
+    def generate(self, request: Request) -> Iterator[Event]:
+        """See ``Engine.generate``. Closing the iterator frees the slot at the next token."""
+        begun = time.perf_counter()
+        worker = self.start()
+        request = self._preparer.with_defaults(request)
+        prepared = self._preparer.prepare(request)
+        sequence = self._sequence(request, prepared)
+        worker.submit(sequence)
+        try:
+            while not isinstance(item := sequence.events.get(), str):
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+            yield self._done(item, sequence, prepared, worker, begun)
+        finally:
+            sequence.cancelled = True
+
+    def _sequence(self, request: Request, prepared: Prepared) -> Sequence:
+        sampling, layout = request.sampling, prepared.layout
+        max_new_tokens = sampling.max_new_tokens or 0
+        check_fits(layout, max_new_tokens, self.files)
+        end_of_turn = self.files.tokenizer.token_id(END_OF_TURN_TOKEN)
+        hidden = {end_of_turn} if request.exact else {end_of_turn, *self.files.eos_ids}
+        return Sequence(
+            payload=prepared,
+            prompt_tokens=layout.prompt_tokens,
+            prompt_ids=tuple(token for token in layout.prompt.input_ids if token != IMAGE_ID),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            eos_ids=self.files.eos_ids,
+            detokenizer=Detokenizer(
+                self.files.tokenizer.token_bytes, {token for token in hidden if token is not None}, sampling.stop
+            ),
+            splitter=ThinkSplitter() if request.think else None,
+        )
+
+    def _done(self, reason: str, sequence: Sequence, prepared: Prepared, worker: Worker, begun: float) -> Done:
+        first, last = sequence.first_token_at, sequence.last_token_at
+        decode_s = last - first if first and last else 0.0
+        steps = len(sequence.new_ids) - 1
+        return Done(
+            finish_reason=reason,  # type: ignore[arg-type]  # every string in the queue is a FinishReason
+            usage=Usage(
+                prompt_tokens=prepared.layout.prompt_tokens,
+                image_tokens=prepared.layout.image_tokens,
+                completion_tokens=len(sequence.new_ids),
+            ),
+            timings=Timings(
+                load_s=worker.load_s,
+                media_s=prepared.media_s,
+                ttft_s=first - begun if first else 0.0,
+                decode_s=decode_s,
+                tokens_per_s=steps / decode_s if decode_s > 0 else 0.0,
+                memory_bytes=worker.memory_bytes,
+            ),
+            model=self.name,
+            token_ids=tuple(sequence.new_ids),
+        )
+
+    def measure(self, request: Request) -> Cost:
+        """See ``Engine.measure``. Nothing is loaded; memory is what the weights and the cache would take."""
+        request = self._preparer.with_defaults(request)
+        layout = self._preparer.layout(request)
+        text = self.files.config.text
+        max_new_tokens = request.sampling.max_new_tokens or 0
+        value_bytes = probe.value_bytes(self.options.device, self.options.dtype, self.files)
+        per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * value_bytes
+        values = sum(info.n_values for info in self.files.tensors.values())
+        return Cost(
+            model=self.name,
+            pictures=layout.costs,
+            prompt_tokens=layout.prompt_tokens,
+            image_tokens=layout.image_tokens,
+            max_new_tokens=max_new_tokens,
+            context_tokens=text.max_position_embeddings,
+            kv_bytes=per_token * (layout.prompt_tokens + max_new_tokens),
+            weight_bytes=values * value_bytes,
+            available_bytes=probe.available_bytes(self.options.device),
+        )
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        with self._lock:
+            self._closed = True
+            worker = self._worker
+        if worker:
+            worker.close()

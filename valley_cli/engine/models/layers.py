@@ -1,0 +1,36 @@
+"""Layers shared by the decoder and the towers. Axes: B rows, T tokens, H heads, D head_dim, C channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32 (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """(a, b) -> (-b, a) over the halves of the last axis."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., 2021) in the rotate-half layout; ``cos``/``sin`` broadcast to ``x``."""
+    return x * cos + rotate_half(x) * sin
+
+
+def inverse_frequencies(dim: int, theta: float, device: torch.device | str = "cpu") -> Tensor:
+    """theta^(-2i/dim) for i < dim/2, float32."""
+    return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)

@@ -1,0 +1,114 @@
+"""Valley2 and Valley2.5: towers, projector, decoder, and how pictures enter the sequence (spec valley2, 7 and 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from valley_cli.engine import geometry
+from valley_cli.engine.models.config import ValleyConfig
+from valley_cli.engine.models.layers import RMSNorm
+from valley_cli.engine.models.projector import build_projector, join_tiles, pool_map, pool_tiles
+from valley_cli.engine.models.text import Attend, DecoderLayer, decode_hidden
+from valley_cli.engine.models.vision import SiglipTower, VitTower
+
+TILES_AT_ONCE = 2  # bounds the visual-vocabulary softmax: 2 x 196 x 32000 values instead of 10 x
+
+
+class _Named(nn.Module):
+    """A module whose one child has the name the checkpoint gives it."""
+
+    def __init__(self, **children: nn.Module) -> None:
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+class ValleyModel(nn.Module):
+    """Everything under ``model.`` in the checkpoint."""
+
+    def __init__(self, config: ValleyConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(text) for _ in range(text.num_hidden_layers))
+        self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps)
+        if config.siglip and config.projector:
+            self.vision_tower = _Named(vision_tower=_Named(vision_model=SiglipTower(config.siglip)))
+            self.mm_projector = build_projector(config.projector)
+        if config.vit:
+            self.qwen2vl_vision_tower = VitTower(config.vit)
+
+
+class Valley(nn.Module):
+    """The whole model. No state: keys and values live with the caller."""
+
+    def __init__(self, config: ValleyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = ValleyModel(config)
+        self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    def hidden(self, x_BTC: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
+        """Decoder output before the final norm, [B, T, C]."""
+        return decode_hidden(self.model.layers, self.config.text, x_BTC, positions_BT, attend)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., C] -> [..., vocabulary]. Pass only the positions whose logits are wanted."""
+        weight = self.model.embed_tokens.weight if self.config.text.tie_word_embeddings else self.lm_head.weight
+        return F.linear(self.model.norm(hidden), weight)
+
+    def encode_tiles(self, tiles: Tensor, size_wh: tuple[int, int], grid_wh: tuple[int, int]) -> Tensor:
+        """SigLIP rows of one picture, [tokens, C], from its tiles [n, 3, 384, 384]; the base tile comes first."""
+        tower = self.model.get_submodule("vision_tower.vision_tower.vision_model")
+        rows = torch.cat([self.model.mm_projector(tower(part)) for part in tiles.split(TILES_AT_ONCE)])
+        config = self.config
+        if not config.anyres or len(rows) == 1:
+            return rows[0]
+        if config.vit is None:
+            return _pooled_without_eagle(rows, config.max_vision_token)
+        map_hw = (grid_wh[1] * geometry.MAP_SIDE, grid_wh[0] * geometry.MAP_SIDE)
+        top, bottom, left, right = geometry.unpad_window(map_hw, size_wh)
+        window = join_tiles(rows[1:], grid_wh)[top : max(bottom, top), left : max(right, left)]
+        if window.numel():
+            window = pool_map(window, geometry.tile_map_hw(size_wh, grid_wh, config.max_vision_token))
+        return torch.cat((rows[0], window.flatten(0, 1)))
+
+    def encode_patches(self, patches: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Qwen2-VL rows of one picture, [tokens, C], from its patches [gh * gw, 1176]."""
+        return self.model.qwen2vl_vision_tower(patches, grid_hw)
+
+    def embed(self, input_ids: Iterable[int], pictures: list[Tensor], placeholder: int) -> Tensor:
+        """Token embeddings with picture rows in the placeholders' stead, in order. -> [T, C]"""
+        rows, text = iter(pictures), []
+        parts: list[Tensor] = []
+        table = self.model.embed_tokens
+
+        def flush() -> None:
+            if text:
+                parts.append(table(torch.tensor(text, device=table.weight.device)))
+                text.clear()
+
+        for token in input_ids:
+            if token == placeholder:
+                flush()
+                parts.append(next(rows))
+            else:
+                text.append(token)
+        flush()
+        return torch.cat(parts)
+
+
+def _pooled_without_eagle(rows: Tensor, max_vision_token: int) -> Tensor:
+    """SigLIP-only checkpoints: all tiles one after the other, pooled to k x k when there are too many (spec 7)."""
+    if rows.shape[0] * rows.shape[1] > max_vision_token:
+        rows = pool_tiles(rows, int(math.sqrt(max_vision_token / rows.shape[0])))
+    return rows.flatten(0, 1)

@@ -1,0 +1,189 @@
+"""A request made ready for the runner: media read, pictures preprocessed, prompt tokenised, tokens counted. No torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from PIL.Image import Image
+
+from valley_cli.engine import geometry
+from valley_cli.engine.base import Media, MediaLimits, Message, PictureCost, Request, Stage
+from valley_cli.engine.checkpoint import CheckpointFiles
+from valley_cli.engine.preprocess import (
+    GITHUB_MAX_IMAGES,
+    Picture,
+    PicturePlan,
+    PreprocessOptions,
+    black_picture,
+    plan_picture,
+    preprocess,
+)
+from valley_cli.engine.prompt import IMAGE_ID, Prompt, place_pictures
+from valley_cli.engine.registry import ModelInfo
+from valley_cli.errors import PromptError
+from valley_cli.media.fetch import read_bytes
+from valley_cli.media.image import open_image
+
+MAX_PART_CHARACTERS = 50_000  # a turn longer than this raises in the published code
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A request's pictures in the order of their placeholders, and the prompt around them."""
+
+    images: tuple[tuple[str, Image], ...]  # (printable name, RGB picture)
+    prompt: Prompt
+    options: PreprocessOptions
+    plans: tuple[PicturePlan, ...]
+    costs: tuple[PictureCost, ...]
+    prompt_tokens: int
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(cost.tokens for cost in self.costs)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the runner takes: ids with -200 in each picture's place, and the pictures' tensors."""
+
+    layout: Layout
+    pictures: tuple[Picture, ...]
+    media_s: float
+
+
+class Preparer:
+    """Holds what stays the same from request to request; safe to use from several threads.
+
+    ``info`` None: the bare published processor, without the limits and prompts that its demos pass in.
+    """
+
+    def __init__(
+        self,
+        files: CheckpointFiles,
+        info: ModelInfo | None,
+        limits: MediaLimits,
+        on_stage: Callable[[Stage], None] | None = None,
+    ) -> None:
+        self.files = files
+        self.info = info
+        self.limits = limits
+        self.on_stage = on_stage
+
+    def prepare(self, request: Request) -> Prepared:
+        """Raises SourceError for unreadable media and PromptError for requests that do not fit together."""
+        start = time.perf_counter()
+        layout = self.layout(request)
+        n = len(layout.images)
+        used = layout.images[: layout.prompt.n_placeholders]  # the rest has no place in the text: never encoded
+        pictures = tuple(preprocess(image, n, layout.options) for _, image in used)
+        return Prepared(layout, pictures, time.perf_counter() - start)
+
+    def layout(self, request: Request) -> Layout:
+        """Sizes, prompt and token counts; pixels are decoded but not preprocessed."""
+        request = self.with_defaults(request)
+        images, attached, unplaced = self._read_media(request)
+        options = self._options(request)
+        turns = place_pictures(
+            request.messages,
+            attached,
+            unplaced,
+            flavour=request.flavour,
+            wrap=options.use_special_start_end_token,
+        )
+        prompt = self.files.prompts.build(turns, request.think)
+        if request.exact and any(len(part) > MAX_PART_CHARACTERS for part in prompt.text.split("<|im_end|>\n")):
+            raise PromptError(f"a message is longer than {MAX_PART_CHARACTERS} characters", "leave --exact out")
+        plans = tuple(plan_picture(image.size, len(images), options) for _, image in images)
+        used = prompt.n_placeholders
+        costs = tuple(self._cost(name, plan) for (name, _), plan in zip(images[:used], plans[:used], strict=True))
+        text_tokens = sum(token != IMAGE_ID for token in prompt.input_ids)
+        total = text_tokens + sum(cost.tokens for cost in costs)
+        return Layout(tuple(images), prompt, options, plans, costs, total)
+
+    def with_defaults(self, request: Request) -> Request:
+        """Fill in what the family decides: the answer's longest length, and the thinking system prompt."""
+        sampling = request.sampling
+        if sampling.max_new_tokens is None:
+            sampling = replace(sampling, max_new_tokens=self.info.max_new_tokens if self.info else 1024)
+        messages = request.messages
+        think_prompt = self.info.think_system_prompt if self.info else None
+        if request.think and think_prompt and messages and messages[0].role != "system":
+            messages = (Message("system", think_prompt), *messages)
+        return replace(request, sampling=sampling, messages=messages)
+
+    def _read_media(self, request: Request) -> tuple[list[tuple[str, Image]], list[int], int]:
+        """(pictures in order, number attached to each message, number without a place)"""
+        handles = [*request.images, *(media for message in request.messages for media in message.media)]
+        if request.flavour == "github":
+            handles = handles[:GITHUB_MAX_IMAGES]
+        images = [self._open(media, index, len(handles), request) for index, media in enumerate(handles)]
+        attached = [len(message.media) for message in request.messages]
+        unplaced = len(request.images)
+        if request.flavour == "github":
+            unplaced = min(unplaced, GITHUB_MAX_IMAGES)
+            if sum(attached) > GITHUB_MAX_IMAGES - unplaced:
+                raise PromptError("the github flavour takes at most 8 pictures", "attach fewer, or use --flavour hf")
+        if not images and request.exact:
+            images, unplaced = [("(black picture)", black_picture())], 1
+        return images, attached, unplaced
+
+    def _open(self, media: Media, index: int, total: int, request: Request) -> tuple[str, Image]:
+        if self.on_stage:
+            self.on_stage(Stage("reading pictures", index, total, "pictures"))
+        data = read_bytes(media, self.limits)
+        return media.name, open_image(data, media.name, self.limits, exif=not request.exact)
+
+    def _options(self, request: Request) -> PreprocessOptions:
+        """The checkpoint's options, then the family's pixel limits, then the flavour's, then the request's own."""
+        options = self.files.preprocess
+        if self.info and options.several_max_pixels is None:
+            options = replace(options, several_max_pixels=self.info.max_pixels_several)
+        options = options.for_flavour(request.flavour)
+        if request.min_pixels is not None:
+            options = replace(options, min_pixels=request.min_pixels, several_min_pixels=None)
+        if request.max_pixels is not None:
+            options = replace(options, max_pixels=request.max_pixels, several_max_pixels=None)
+        return options
+
+    def _cost(self, name: str, plan: PicturePlan) -> PictureCost:
+        tokens = siglip_tokens(self.files, plan)
+        if self.files.config.vit:
+            tokens += plan.vit_tokens
+        return PictureCost(name, plan.size_wh, plan.n_tiles, plan.grid_hw, tokens)
+
+
+def siglip_tokens(files: CheckpointFiles, plan: PicturePlan) -> int:
+    """Rows the SigLIP tower adds for a picture (spec valley2, section 7)."""
+    config = files.config
+    if not config.siglip or not config.projector:
+        return 0
+    side = geometry.MAP_SIDE
+    if config.projector.kind == "mlp_pixel_shuffle":
+        side = geometry.SIGLIP_PATCHES // config.projector.pixel_shuffle
+    base = side * side
+    if not config.anyres or plan.n_tiles == 1:
+        return base
+    if config.vit is None:
+        if plan.n_tiles * base > config.max_vision_token:
+            base = int((config.max_vision_token / plan.n_tiles) ** 0.5) ** 2
+        return plan.n_tiles * base
+    rows, cols = geometry.tile_map_hw(plan.size_wh, plan.tile_grid_wh, config.max_vision_token)
+    return base + rows * cols
+
+
+def check_fits(layout: Layout, max_new_tokens: int, files: CheckpointFiles) -> None:
+    """Raises PromptError with the numbers if the prompt leaves no room for an answer in the model's context."""
+    context = files.config.text.max_position_embeddings
+    if layout.prompt_tokens >= context:
+        raise PromptError(
+            f"the request is {layout.prompt_tokens} tokens ({layout.image_tokens} for pictures) "
+            f"but the model's context holds {context}",
+            "send fewer or smaller pictures (--max-pixels), or shorten the text",
+        )
+    if max_new_tokens < 1:
+        raise PromptError("--max-new-tokens must be at least 1")
+
+

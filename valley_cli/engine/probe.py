@@ -1,0 +1,70 @@
+"""What this machine has: CUDA, memory. torch is imported only where there may be a CUDA card to ask about."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from valley_cli.engine.checkpoint import CheckpointFiles
+
+SMALL_BYTES = 2_000_000_000  # below this, a CPU computes in float32 whatever the checkpoint's dtype
+
+
+def may_have_cuda() -> bool:
+    """A cheap look for an NVIDIA driver, which saves the two seconds of importing torch where there is none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or shutil.which("nvidia-smi") is not None
+
+
+def cuda_free_bytes(index: int = 0) -> int:
+    """Free memory of a CUDA device in bytes, 0 where there is none."""
+    if not may_have_cuda():
+        return 0
+    import torch
+
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        return 0
+    return torch.cuda.mem_get_info(index)[0]
+
+
+def host_free_bytes() -> int:
+    """Memory a process can still take, in bytes; 0 where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return 0
+    except OSError:
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):
+            return 0
+
+
+def runs_on_cuda(device: str) -> bool:
+    """Whether ``device`` (``auto`` included) means a CUDA card that is there."""
+    return device.startswith("cuda") or (device == "auto" and cuda_free_bytes() > 0)
+
+
+def available_bytes(device: str) -> int:
+    """Free memory in bytes where ``device`` says."""
+    if runs_on_cuda(device):
+        _, _, index = device.partition(":")
+        return cuda_free_bytes(int(index) if index.isdigit() else 0)
+    return host_free_bytes()
+
+
+def default_dtype(on_cuda: bool, files: CheckpointFiles) -> str:
+    """``auto``: the checkpoint's own half precision on CUDA; on a CPU float32 for small models, else bfloat16."""
+    if on_cuda:
+        return "float16" if files.config.dtype == "float16" else "bfloat16"
+    return "float32" if files.weight_bytes < SMALL_BYTES else "bfloat16"
+
+
+def value_bytes(device: str, dtype: str, files: CheckpointFiles) -> int:
+    """Bytes of one weight or cached value under ``device`` and ``dtype``."""
+    if dtype == "auto":
+        dtype = default_dtype(runs_on_cuda(device), files)
+    return 4 if dtype == "float32" else 2

@@ -1,0 +1,106 @@
+"""The model on its device: encode pictures, read a prompt, add one token. Runs on one thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from valley_cli.engine.base import Sampling, Stage
+from valley_cli.engine.checkpoint import CheckpointFiles
+from valley_cli.engine.kvcache import KVCache
+from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.preprocess import Picture
+from valley_cli.engine.prompt import IMAGE_ID
+from valley_cli.engine.sampler import choose, make_generator
+from valley_cli.engine.weights import choose_dtype, load_model
+from valley_cli.errors import DeviceError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``: CUDA where there is one. Raises DeviceError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"unknown device {name!r}", "give --device cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise DeviceError(f"no such device: {name}", "run with --device cpu, or check the driver with nvidia-smi")
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name!r} is not supported", "give --device cpu, cuda or cuda:N")
+    return device
+
+
+class Runner:
+    """Holds weights and cache. Every method runs without gradients."""
+
+    def __init__(
+        self, files: CheckpointFiles, device: str, dtype: str, on_stage: Callable[[Stage], None] | None = None
+    ) -> None:
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, files, self.device)
+        try:
+            self.model: Valley = load_model(files, self.device, self.dtype, on_stage)
+        except torch.OutOfMemoryError:
+            raise DeviceError(
+                f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {self.device}",
+                "free the device, or run with --device cpu",
+            ) from None
+        self.cache = KVCache(files.config.text, self.device, self.dtype)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and cache; on CUDA the most that was ever allocated."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return sum(p.nbytes for p in self.model.parameters()) + self.cache.n_bytes
+
+    @torch.inference_mode()
+    def encode_picture(self, picture: Picture) -> tuple[Tensor | None, Tensor | None]:
+        """(SigLIP rows, Qwen2-VL rows) of one picture, [tokens, C] each, None for towers the model lacks."""
+        plan, siglip, vit = picture.plan, None, None
+        if picture.tiles is not None and self.model.config.siglip:
+            siglip = self.model.encode_tiles(self._tensor(picture.tiles), plan.size_wh, plan.tile_grid_wh)
+        if picture.patches is not None and self.model.config.vit:
+            vit = self.model.encode_patches(self._tensor(picture.patches), plan.grid_hw)
+        return siglip, vit
+
+    @torch.inference_mode()
+    def merge(self, input_ids: Sequence[int], pictures: Sequence[Picture]) -> Tensor:
+        """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows."""
+        rows = []
+        for picture in pictures[: list(input_ids).count(IMAGE_ID)]:
+            rows.append(torch.cat([part for part in self.encode_picture(picture) if part is not None]))
+        merged = self.model.embed(input_ids, rows, IMAGE_ID)
+        return merged[: self.model.config.tokenizer_model_max_length]
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, merged: Tensor, room: int) -> Tensor:
+        """Read ``merged`` [T, C] into ``slot``, which is given space for ``room`` tokens. -> logits [vocabulary]"""
+        self.cache.reserve(slot + 1, room)
+        positions = torch.arange(len(merged), device=self.device)[None]
+        hidden = self.model.hidden(merged[None], positions, self.cache.prefill(slot, 0))
+        return self.model.logits(hidden[0, -1])
+
+    @torch.inference_mode()
+    def decode(self, tokens: Sequence[int], slots: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """One more token a row: row i says ``tokens[i]`` at place ``lengths[i]``. -> logits [B, vocabulary]"""
+        ids = torch.tensor(tokens, device=self.device)
+        positions = torch.tensor(lengths, device=self.device)[:, None]
+        embedded = self.model.model.embed_tokens(ids)[:, None]  # [B, 1, C]
+        hidden = self.model.hidden(embedded, positions, self.cache.decode(slots, lengths))
+        return self.model.logits(hidden[:, -1])
+
+    @torch.inference_mode()
+    def choose(
+        self, logits: Tensor, sampling: Sampling, seen_ids: Sequence[int], generator: torch.Generator | None
+    ) -> int:
+        return choose(logits, sampling, seen_ids, generator)
+
+    def generator(self, sampling: Sampling) -> torch.Generator | None:
+        return make_generator(sampling, self.device)
+
+    def _tensor(self, array: object) -> Tensor:
+        return torch.as_tensor(array).to(self.device, self.dtype)

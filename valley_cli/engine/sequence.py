@@ -1,0 +1,69 @@
+"""One request on its way through the engine: what it has said so far and when it must stop. Plain Python."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from valley_cli.engine.base import Event, FinishReason, Sampling, TextDelta
+from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
+
+
+@dataclass(eq=False)
+class Sequence:
+    """``payload`` is the prepared prompt, which only the runner looks into. ``length`` counts tokens in the cache.
+
+    The worker thread writes ``events``; the thread that called ``generate`` reads them. ``cancelled`` goes the
+    other way.
+    """
+
+    payload: Any
+    prompt_tokens: int
+    prompt_ids: tuple[int, ...]  # real token ids only, for the repetition penalty
+    max_new_tokens: int
+    sampling: Sampling
+    eos_ids: Collection[int]
+    detokenizer: Detokenizer
+    splitter: ThinkSplitter | None = None
+    generator: Any = None
+    slot: int | None = None
+    length: int = 0
+    new_ids: list[int] = field(default_factory=list)
+    events: queue.SimpleQueue[Event | BaseException | FinishReason] = field(default_factory=queue.SimpleQueue)
+    cancelled: bool = False
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+
+    @property
+    def tokens_needed(self) -> int:
+        """Cache room for the prompt and the longest answer."""
+        return self.prompt_tokens + self.max_new_tokens
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Take a new token, send what can be shown of it, and say whether the answer ends here."""
+        self.last_token_at = time.perf_counter()
+        self.first_token_at = self.first_token_at or self.last_token_at
+        self.new_ids.append(token_id)
+        self._send(self.detokenizer.push(token_id))
+        if token_id in self.eos_ids or self.detokenizer.stopped:
+            return "stop"
+        return "length" if len(self.new_ids) >= self.max_new_tokens else None
+
+    def finish(self, reason: FinishReason) -> None:
+        """Send what was held back, then the reason."""
+        self._send(self.detokenizer.finish(), final=True)
+        self.events.put(reason)
+
+    def fail(self, error: BaseException) -> None:
+        """End with ``error``, which ``generate`` raises in its caller's thread."""
+        self.events.put(error)
+
+    def _send(self, text: str, *, final: bool = False) -> None:
+        if self.splitter:
+            for event in self.splitter.push(text, final=final):
+                self.events.put(event)
+        elif text:
+            self.events.put(TextDelta(text))

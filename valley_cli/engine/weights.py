@@ -1,0 +1,90 @@
+"""Tensors from safetensors files into the model: meta device, mmap, assign; no second copy where none is needed."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from itertools import groupby
+
+import torch
+from safetensors import safe_open
+
+from valley_cli.engine.base import Stage
+from valley_cli.engine.checkpoint import CheckpointFiles
+from valley_cli.engine.models.config import ValleyConfig
+from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.probe import default_dtype
+from valley_cli.errors import WeightsError
+
+UNUSED = ("*.rotary_emb.inv_freq", "*.position_ids", "model.vision_tower.vision_tower.vision_model.head.*")
+UNUSED_ONLY_NAVIT = ("model.vision_tower.*", "model.mm_projector.*")
+LISTED = 8
+
+
+def choose_dtype(name: str, files: CheckpointFiles, device: torch.device) -> torch.dtype:
+    """The torch dtype called ``name``; ``auto`` as ``probe.default_dtype`` says."""
+    if name == "auto":
+        name = default_dtype(device.type == "cuda", files)
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def load_model(
+    files: CheckpointFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_stage: Callable[[Stage], None] | None = None,
+) -> Valley:
+    """The model with its tensors on ``device`` in ``dtype``, ready for inference.
+
+    Raises WeightsError that lists missing, unexpected and misshapen tensors.
+    """
+    with torch.device("meta"):
+        model = Valley(files.config)
+    if files.config.text.tie_word_embeddings:
+        del model.lm_head
+    names = check_names(model, files)
+    total, done = sum(files.tensors[name].n_bytes for name in names), 0
+    state: dict[str, torch.Tensor] = {}
+    for path, group in groupby(sorted(names, key=lambda n: (files.tensors[n].file, n)), lambda n: files.tensors[n].file):
+        with safe_open(path, framework="pt", device=str(device)) as shard:
+            for name in group:
+                state[name] = shard.get_tensor(name).to(dtype)
+                done += files.tensors[name].n_bytes
+                if on_stage:
+                    on_stage(Stage("loading weights", done, total, "bytes"))
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def check_names(model: Valley, files: CheckpointFiles) -> list[str]:
+    """Names of the tensors to load, after comparing names and shapes with the checkpoint's."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: info.shape for name, info in files.tensors.items()}
+    unused = unused_patterns(files.config)
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(n for n in found.keys() - expected.keys() if not any(fnmatch.fnmatch(n, p) for p in unused))
+    misshapen = [
+        f"{name} is {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    lines = _listed("missing", missing) + _listed("unexpected", unexpected) + _listed("misshapen", misshapen)
+    if lines:
+        raise WeightsError(
+            f"{files.folder}: the tensors are not those of a {files.config.family} model\n" + "\n".join(lines),
+            "check that the folder is a complete Valley2 or Valley2.5 checkpoint",
+        )
+    return list(expected)
+
+
+def unused_patterns(config: ValleyConfig) -> tuple[str, ...]:
+    """Tensors that may be in the files and are not needed for inference."""
+    patterns = UNUSED if config.siglip else UNUSED + UNUSED_ONLY_NAVIT
+    if config.vit is None:
+        patterns += ("model.qwen2vl_vision_tower.*",)
+    return patterns + ("lm_head.weight",) if config.text.tie_word_embeddings else patterns
+
+
+def _listed(kind: str, names: list[str]) -> list[str]:
+    more = [f"  ... and {len(names) - LISTED} more"] if len(names) > LISTED else []
+    return [f"  {kind}: {name}" for name in names[:LISTED]] + more

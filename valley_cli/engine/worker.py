@@ -1,0 +1,134 @@
+"""The one thread that owns the model: takes sequences from any thread, runs the scheduler's steps, sends tokens."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from valley_cli.engine.base import FinishReason
+from valley_cli.engine.scheduler import Scheduler, Step
+from valley_cli.engine.sequence import Sequence
+from valley_cli.errors import DeviceError, ValleyError
+
+if TYPE_CHECKING:
+    from valley_cli.engine.runner import Runner
+
+MAX_RUNNING = 16
+CLOSED = ValleyError("the engine was closed")
+
+
+@dataclass
+class _Stop:
+    """Put into the inbox to end the thread."""
+
+
+class Worker:
+    """Starts loading at once, so that the caller can read pictures meanwhile."""
+
+    def __init__(self, load: Callable[[], Runner]) -> None:
+        self.load_s = 0.0
+        self.memory_bytes = 0
+        self._load = load
+        self._inbox: queue.SimpleQueue[Sequence | _Stop] = queue.SimpleQueue()
+        self._scheduler = Scheduler(MAX_RUNNING)
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="valley-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence; its events say the rest. Raises ValleyError after ``close``."""
+        with self._lock:
+            if self._closed:
+                raise CLOSED
+            self._inbox.put(sequence)
+
+    def close(self) -> None:
+        """End the thread; sequences still there finish as ``cancelled``."""
+        with self._lock:
+            self._closed = True
+            self._inbox.put(_Stop())
+        self._thread.join()
+
+    def _run(self) -> None:
+        start = time.perf_counter()
+        try:
+            runner = self._load()
+        except BaseException as error:
+            self._refuse_all(error)
+            return
+        self.load_s = time.perf_counter() - start
+        while self._take_new():
+            for sequence in self._scheduler.cancelled():
+                self._end(sequence, "cancelled")
+            step = self._scheduler.next_step()
+            try:
+                self._execute(runner, step)
+            except Exception as error:
+                for sequence in (step.prefill,) if step.prefill else step.decode:
+                    self._scheduler.release(sequence)
+                    sequence.fail(_explained(error))
+        for sequence in (*self._scheduler.waiting, *self._scheduler.running):
+            self._end(sequence, "cancelled")
+
+    def _refuse_all(self, error: BaseException) -> None:
+        """Loading failed: every request, now and later, gets the reason."""
+        while not isinstance(item := self._inbox.get(), _Stop):
+            item.fail(error)
+
+    def _take_new(self) -> bool:
+        """Move arrivals to the scheduler, waiting for one when there is nothing to do. False: time to stop."""
+        while self._scheduler.idle or not self._inbox.empty():
+            item = self._inbox.get()
+            if isinstance(item, _Stop):
+                return False
+            self._scheduler.add(item)
+        return True
+
+    def _execute(self, runner: Runner, step: Step) -> None:
+        if step.prefill:
+            self._prefill(runner, step.prefill)
+        elif step.decode:
+            self._decode(runner, step.decode)
+        self.memory_bytes = runner.memory_bytes
+
+    def _prefill(self, runner: Runner, sequence: Sequence) -> None:
+        prepared = sequence.payload
+        merged = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures)
+        sequence.payload = None  # pixels are not needed again
+        sequence.generator = runner.generator(sequence.sampling)
+        assert sequence.slot is not None
+        room = len(merged) + sequence.max_new_tokens
+        logits = runner.prefill(sequence.slot, merged, room)
+        sequence.length = len(merged)
+        self._choose(runner, sequence, logits)
+
+    def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
+        slots = [s.slot for s in sequences if s.slot is not None]
+        logits = runner.decode([s.new_ids[-1] for s in sequences], slots, [s.length for s in sequences])
+        for row, sequence in enumerate(sequences):
+            sequence.length += 1
+            self._choose(runner, sequence, logits[row])
+
+    def _choose(self, runner: Runner, sequence: Sequence, logits: Any) -> None:
+        seen = (*sequence.prompt_ids, *sequence.new_ids) if sequence.sampling.repetition_penalty != 1.0 else ()
+        token = runner.choose(logits, sequence.sampling, seen, sequence.generator)
+        if reason := sequence.append(token):
+            self._end(sequence, reason)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._scheduler.release(sequence)
+        sequence.finish(reason)
+
+
+def _explained(error: Exception) -> BaseException:
+    """Out of memory is the user's to mend; anything else is ours and keeps its traceback."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return DeviceError(
+            "out of memory while answering", "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
+        )
+    return error
