@@ -42,7 +42,8 @@ class HubServer:
     ``breaks[file]``: for each coming answer, the number of body bytes after which the connection is cut.
     ``refusals[pattern]``: status and X-Error-Code for paths in which the pattern is found.
     ``ranges``: False answers every range with the whole file. ``corrupt``: files whose bytes arrive as zeros.
-    ``stall_after``: weights answers stop after so many bytes until the server ends.
+    ``claimed_bytes``: sizes told of weights files instead of the true ones.
+    ``stall_after``: longer weights answers stop after so many bytes until the server ends.
     """
 
     def __init__(self, repos: dict[str, Path]) -> None:
@@ -52,6 +53,7 @@ class HubServer:
         self.refusals: dict[str, tuple[int, str]] = {}
         self.ranges = True
         self.corrupt: set[str] = set()
+        self.claimed_bytes: dict[str, int] = {}
         self.stall_after: int | None = None
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
@@ -150,7 +152,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = path.read_bytes()
         if name.endswith(".safetensors") and not on_cdn:
             etag = f'"{hashlib.sha256(body).hexdigest()}"'
-            linked = {"X-Linked-Size": str(len(body)), "X-Linked-Etag": etag, "X-Repo-Commit": commit}
+            linked = {
+                "X-Linked-Size": str(hub.claimed_bytes.get(name, len(body))),
+                "X-Linked-Etag": etag,
+                "X-Repo-Commit": commit,
+            }
             return self._send(302, {**linked, "Location": f"http://localhost:{hub.port}/cdn/{repo}/{name}"})
         headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if name in hub.corrupt:
@@ -177,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         if cuts:
             self.wfile.write(body[: cuts.pop(0)])
             self.close_connection = True
-        elif hub.stall_after is not None and name.endswith(".safetensors"):
+        elif hub.stall_after is not None and len(body) > hub.stall_after and name.endswith(".safetensors"):
             self.wfile.write(body[: hub.stall_after])
             self.wfile.flush()
             hub.closing.wait()

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 from safetensors.numpy import save_file
 
-from tests.hub_server import HubServer
 from valley_cli.engine.base import Stage
 from valley_cli.engine.hub import Checkpoint, find_fault, resolve_checkpoint
 from valley_cli.errors import ModelError, UsageError
@@ -74,7 +75,8 @@ def test_a_download_brings_the_needed_files_only_and_reports_bytes(
     stages: list[Stage] = []
     checkpoint = get(hub, cache, on_stage=stages.append)
     assert (checkpoint.name, checkpoint.revision) == ("valley2-dpo", hub.commit(DPO))
-    assert checkpoint.info is not None and checkpoint.info.name == "valley2-dpo"
+    assert checkpoint.info is not None
+    assert checkpoint.info.name == "valley2-dpo"
     assert same_files(checkpoint.folder, published)
     assert {path.name for path in checkpoint.folder.iterdir()} == NEEDED | {FIRST, SECOND}
     assert hub.files_fetched() == NEEDED | {FIRST, SECOND}
@@ -147,7 +149,22 @@ def test_a_stopped_download_is_resumed_by_the_next_process(
     hub.stall_after = None
     hub.seen.clear()
     assert same_files(get(hub, cache).folder, published)
-    assert [seen.range for seen in hub.bodies(FIRST)][0] in (f"bytes={MEGABYTE}-", f"bytes={2 * MEGABYTE}-")
+    assert hub.bodies(FIRST)[0].range in (f"bytes={MEGABYTE}-", f"bytes={2 * MEGABYTE}-")
+
+
+def test_two_downloads_at_once_fetch_the_weights_once(hub: HubServer, cache: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: get(hub, cache), range(2))
+    assert one == other
+    assert len(hub.bodies(FIRST)) == 1
+
+
+def test_a_disk_that_is_too_small_is_said_with_numbers(hub: HubServer, cache: Path) -> None:
+    hub.claimed_bytes[FIRST] = 10**18
+    with pytest.raises(ModelError, match=r"1000000000.0 GB more are needed in .*, \d+\.\d [GM]B are free") as caught:
+        get(hub, cache)
+    assert "HF_HOME" in (caught.value.hint or "")
+    assert not hub.bodies(FIRST)
 
 
 def test_damaged_bytes_never_reach_the_cache(hub: HubServer, cache: Path) -> None:
@@ -185,7 +202,8 @@ def test_a_newer_commit_is_fetched_on_refresh_only(
     assert get(hub, cache) == old
     hub.seen.clear()
     new = get(hub, cache, refresh=True)
-    assert new.revision != old.revision and (new.folder / "chat_template.jinja").read_text() == "new"
+    assert new.revision != old.revision
+    assert (new.folder / "chat_template.jinja").read_text() == "new"
     assert hub.bodies(FIRST) == [], "unchanged weights are shared between snapshots"
     assert get(hub, cache) == new
 
@@ -203,7 +221,8 @@ def test_a_branch_falls_back_to_the_cache_when_the_hub_fails(hub: HubServer, cac
 def test_the_second_repo_id_is_tried_if_the_first_does_not_exist(hub: HubServer, cache: Path, published: Path) -> None:
     hub.repos = {"bytedance-research/Valley3": published}
     checkpoint = get(hub, cache, model="valley2.5")
-    assert checkpoint.name == "valley2.5" and "Valley3" in str(checkpoint.folder)
+    assert checkpoint.name == "valley2.5"
+    assert "Valley3" in str(checkpoint.folder)
     asked = [seen.path for seen in hub.seen if seen.path.startswith("/api/")]
     assert asked == ["/api/models/bytedance-research/Valley2.5", "/api/models/bytedance-research/Valley3"]
 
@@ -224,7 +243,8 @@ def test_each_refusal_says_what_to_do(
     hub.refusals[refusal[0]] = refusal[1:]
     with pytest.raises(ModelError, match=message) as caught:
         get(hub, cache)
-    assert caught.value.exit_code == 5 and hint in (caught.value.hint or "")
+    assert caught.value.exit_code == 5
+    assert hint in (caught.value.hint or "")
 
 
 def test_an_unknown_revision_and_a_wrong_one_are_told_apart(hub: HubServer, cache: Path) -> None:
@@ -243,7 +263,7 @@ def test_other_models_are_refused_before_their_weights_are_fetched(
     hub.repos |= {"org/other": other, "org/pickled": pickled}
     with pytest.raises(ModelError, match="LlamaForCausalLM"):
         get(hub, cache, model="org/other")
-    with pytest.raises(ModelError, match="no \\*.safetensors"):
+    with pytest.raises(ModelError, match=r"no \*.safetensors"):
         get(hub, cache, model="org/pickled")
     assert not hub.bodies(FIRST)
 
@@ -252,9 +272,10 @@ def test_without_a_network_only_what_is_downloaded_runs(published: Path, cache: 
     with HubServer({DPO: published}) as hub:
         whole = get(hub, cache)
     assert get(hub, cache) == whole
-    with pytest.raises(ModelError, match="could not be downloaded .*refused") as caught:
+    with pytest.raises(ModelError, match=r"could not be downloaded .*refused") as caught:
         get(hub, cache, model="valley2")
-    assert "HF_ENDPOINT" in (caught.value.hint or "") and caught.value.exit_code == 5
+    assert "HF_ENDPOINT" in (caught.value.hint or "")
+    assert caught.value.exit_code == 5
 
 
 def test_folders_are_taken_as_they_are_and_faults_are_named(published: Path, tmp_path: Path) -> None:
@@ -270,7 +291,7 @@ def test_folders_are_taken_as_they_are_and_faults_are_named(published: Path, tmp
             resolve_checkpoint(str(folder))
     torn = shutil.copytree(published, tmp_path / "torn")
     os.truncate(torn / FIRST, 2 * MEGABYTE)
-    with pytest.raises(ModelError, match="not whole \\(2,097,152 of 3,"):
+    with pytest.raises(ModelError, match=r"not whole \(2,097,152 of 3,"):
         resolve_checkpoint(str(torn))
 
 
@@ -278,7 +299,8 @@ def test_folders_are_taken_as_they_are_and_faults_are_named(published: Path, tmp
 def test_a_name_that_is_nothing_ends_in_a_hint(model: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         resolve_checkpoint(model, cache_dir=tmp_path, endpoint="http://127.0.0.1:9")
-    assert "valley models list" in (caught.value.hint or "") and "\x1b" not in caught.value.message
+    assert "valley models list" in (caught.value.hint or "")
+    assert "\x1b" not in caught.value.message
 
 
 def test_the_environment_is_honoured_stderr_stays_clean_and_importing_is_light(hub: HubServer, tmp_path: Path) -> None:
@@ -298,10 +320,8 @@ except hub.ModelError as error:
         env.pop(variable, None)
     online = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert (online.returncode, online.stderr) == (0, "")
-    assert (
-        online.stdout.startswith(str(tmp_path / "hub"))
-        and "there is no bytedance-research/Valley-Eagle" in online.stdout
-    )
+    assert online.stdout.startswith(str(tmp_path / "hub"))
+    assert "there is no bytedance-research/Valley-Eagle" in online.stdout
     assert {seen.token for seen in hub.seen if not seen.path.startswith("/cdn/")} == {"Bearer hf_secret"}
     assert {seen.token for seen in hub.seen if seen.path.startswith("/cdn/")} == {None}
     hub.seen.clear()

@@ -24,7 +24,8 @@ from valley_cli.engine.registry import MODELS, THINK_SYSTEM_PROMPT, find, sugges
 )
 def test_every_spelling_finds_its_model(typed: str, name: str) -> None:
     info = find(typed)
-    assert info is not None and info.name == name
+    assert info is not None
+    assert info.name == name
 
 
 @pytest.mark.parametrize("typed", ["", "valley", "valley3", "Valley2-DPO/", "org/valley2"])
@@ -58,7 +59,9 @@ def test_nothing_is_suggested_for_a_name_that_is_not_near() -> None:
 
 def test_token_limits_and_pixel_limits_follow_the_family() -> None:
     valley2, valley25, mini = find("valley2"), find("valley2.5"), find("valley-mini")
-    assert valley2 and valley25 and mini
+    assert valley2
+    assert valley25
+    assert mini
     assert (valley2.max_new_tokens, valley25.max_new_tokens, mini.max_new_tokens) == (1024, 4096, 256)
     assert valley2.pixel_limits(1) == valley2.pixel_limits(8) == (3136, 12845056)
     assert valley25.pixel_limits(1) == (3136, 12845056)
@@ -67,7 +70,8 @@ def test_token_limits_and_pixel_limits_follow_the_family() -> None:
 
 def test_only_valley25_has_a_thinking_prompt_and_it_is_one_line() -> None:
     assert [info.name for info in MODELS if info.think_system_prompt] == ["valley2.5"]
-    assert "\n" not in THINK_SYSTEM_PROMPT and "  " not in THINK_SYSTEM_PROMPT
+    assert "\n" not in THINK_SYSTEM_PROMPT
+    assert "  " not in THINK_SYSTEM_PROMPT
     assert THINK_SYSTEM_PROMPT.startswith("A conversation between User and Assistant. The user asks")
     assert THINK_SYSTEM_PROMPT.endswith("revise the visual cues and reasoning, then conclude.")
 

@@ -63,11 +63,11 @@ class Checkpoint:
     revision: str | None = None
 
 
-class _NotFound(ModelError):
+class _NotFoundError(ModelError):
     """The hub has no such repository, or hides it from this token."""
 
 
-class _Unreachable(ModelError):
+class _UnreachableError(ModelError):
     """The hub did not answer, or not as a hub does."""
 
 
@@ -142,7 +142,7 @@ def resolve_checkpoint(
 
     Raises:
         ModelError: there is no such model, or it cannot be had; the hint says what to type next.
-        UsageError: a revision was asked of a folder, or is not one.
+        UsageError: a revision was asked of a folder, or it or HF_ENDPOINT is malformed.
     """
     info = find(model)
     if _is_folder(model, known=info is not None):
@@ -250,7 +250,10 @@ def _repos(
     ids = list(info.repo_ids) if info else [model]
     ids.sort(key=lambda repo_id: repo_id.lower() != model.strip().lower())
     cache = cache_dir or Path(constants.HF_HUB_CACHE)
-    return [_Repo(repo_id, (endpoint or constants.ENDPOINT).rstrip("/"), cache, revision) for repo_id in ids]
+    base = (endpoint or constants.ENDPOINT).rstrip("/")
+    if not re.fullmatch(r"https?://[\w.-]+(:\d+)?(/.*)?", base):
+        raise UsageError(f"HF_ENDPOINT is {_printable(base)!r}, which is no address", "unset it, or give https://HOST")
+    return [_Repo(repo_id, base, cache, revision) for repo_id in ids]
 
 
 def _offline_by_environment() -> bool:
@@ -272,13 +275,13 @@ def _from_hub(name: str, repos: list[_Repo], offline: bool, refresh: bool, on_st
             f"{name} is {state} under {repos[0].cache}, and valley is offline",
             "run once without --offline and HF_HUB_OFFLINE to download it, or give a folder with -m",
         )
-    missing: _NotFound | None = None
+    missing: _NotFoundError | None = None
     for repo in repos:
         try:
             return _download(repo, on_stage)
-        except _NotFound as error:
+        except _NotFoundError as error:
             missing = missing or error
-        except _Unreachable:
+        except _UnreachableError:
             if refresh or whole is None:
                 raise
             on_stage(Stage("the hub does not answer: using the downloaded weights"))
@@ -322,7 +325,7 @@ def _list_files(repo: _Repo) -> tuple[str, list[str]]:
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):  # a captive portal's page, say
         listing = None
     if listing is None or not COMMIT.fullmatch(listing.sha or ""):
-        raise _Unreachable(f"{repo.endpoint} does not answer as a Hugging Face hub does", "check HF_ENDPOINT")
+        raise _UnreachableError(f"{repo.endpoint} does not answer as a Hugging Face hub does", "check HF_ENDPOINT")
     return str(listing.sha), names
 
 
@@ -367,7 +370,7 @@ def _look_up(repo: _Repo, commit: str, name: str) -> _Shard:
     url = hf_hub_url(repo.id, name, revision=commit, endpoint=repo.endpoint)
     found = get_hf_file_metadata(url, token=get_token(), timeout=TIMEOUT_S, endpoint=repo.endpoint)
     if not found.etag or found.size is None or found.etag != Path(found.etag).name:
-        raise _Unreachable(f"{repo.endpoint} gives no size and etag for {name}", "check HF_ENDPOINT")
+        raise _UnreachableError(f"{repo.endpoint} gives no size and etag for {name}", "check HF_ENDPOINT")
     lock = repo.cache / ".locks" / repo.key / f"{found.etag}.lock"
     return _Shard(name, url, found.etag, found.size, repo.storage / "blobs" / found.etag, lock)
 
@@ -377,8 +380,8 @@ def _require_disk_space(repo: _Repo, shards: list[_Shard]) -> None:
     free = shutil.disk_usage(repo.storage).free
     if needed > free:
         raise ModelError(
-            f"the disk is too small for {repo.id}: {_gigabytes(needed)} more are needed in {repo.cache}, "
-            f"{_gigabytes(free)} are free",
+            f"the disk is too small for {repo.id}: {_size_text(needed)} more are needed in {repo.cache}, "
+            f"{_size_text(free)} are free",
             "make room, or set HF_HOME to a folder on a larger disk",
         )
 
@@ -441,8 +444,7 @@ def _fetch(shard: _Shard, stop: threading.Event) -> None:
 
 def _fill(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
     """Append to ``out`` until it is as long as the shard; gives up after tries that brought nothing."""
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if out.tell() > shard.size:
         _restart(out)
@@ -458,7 +460,7 @@ def _fill(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
             elif status not in (408, 429) and status < 500:
                 raise
             failure = error
-        except httpx2.TransportError as error:
+        except HTTPError as error:
             failure = error
         if out.tell() >= shard.size:
             return
@@ -474,7 +476,7 @@ def _restart(out: BinaryIO) -> None:
 
 
 def _read_on(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
-    """One request for the rest of the shard. The token stays with the hub: httpx2 drops it on a redirect elsewhere."""
+    """One request for the rest of the shard. The token stays with the hub: redirects elsewhere drop it."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
@@ -512,28 +514,30 @@ def _write_ref(repo: _Repo, commit: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep huggingface_hub's warnings and bars off stderr: what matters becomes a ModelError or a Stage."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
-    before = hub_logging.get_verbosity()
+    verbosity, had_bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
     hub_logging.set_verbosity(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with disable_progress_bars():
-                yield
+            disable_progress_bars()
+            yield
     finally:
-        hub_logging.set_verbosity(before)
+        hub_logging.set_verbosity(verbosity)
+        if had_bars:
+            enable_progress_bars()
 
 
 @contextmanager
 def _as_model_errors(repo: _Repo) -> Iterator[None]:
-    """Turn everything huggingface_hub, httpx2 and the disk raise into a ModelError."""
-    import httpx2
+    """Turn everything huggingface_hub, its HTTP library (httpx or httpx2) and the disk raise into a ModelError."""
+    from huggingface_hub.errors import HTTPError
 
     try:
         yield
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise _explain(repo, error) from error
 
 
@@ -551,7 +555,7 @@ def _explain(repo: _Repo, error: Exception) -> ModelError:
         return ModelError(f"{repo.id} is gated, and {token}", hint)
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 404):
         private = f", or it is private and {token}" if status == 401 else ""
-        return _NotFound(f"there is no {repo.id} at {repo.endpoint}{private}", _suggestion(repo.id))
+        return _NotFoundError(f"there is no {repo.id} at {repo.endpoint}{private}", _suggestion(repo.id))
     if status in (401, 403):
         return ModelError(f"{repo.endpoint} refuses {repo.id} ({status}), and {token}", "set HF_TOKEN to a valid token")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -560,7 +564,7 @@ def _explain(repo: _Repo, error: Exception) -> ModelError:
         return ModelError(f"the cache {repo.cache} cannot be written", "set HF_HOME to a folder of yours")
     cause = re.sub(r"^\[Errno -?\d+\] ", "", _printable(str(chain[-1]))) or type(chain[-1]).__name__
     reason = f"it answers {status}" if status else cause
-    return _Unreachable(
+    return _UnreachableError(
         f"{repo.id} could not be downloaded from {repo.endpoint}: {reason}",
         "check the network and run again (what was downloaded is kept); set HF_ENDPOINT to use a mirror, "
         "or give a folder with -m",
@@ -580,7 +584,7 @@ def _suggestion(model: str) -> str:
     return f"did you mean {' or '.join(near)}? {LIST_HINT}" if near else LIST_HINT
 
 
-def _gigabytes(count: int) -> str:
+def _size_text(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 50_000_000 else f"{count / 1e6:.1f} MB"
 
 
