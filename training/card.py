@@ -1,0 +1,53 @@
+"""The model card (README.md) of an exported checkpoint: what it is, what it knows, how well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import safe_open
+
+TEXT = """# valley-mini
+
+The small model inside `valley`: {parameters:.1f} million parameters, in the layout of Valley2.5 (a Qwen2-VL vision
+tower and a Qwen3 decoder). It loads through the same code as the published Valley2.5.
+
+**It was trained on generated drawings only and does not understand photographs.** Of a photograph it will name
+shapes that are not there. It is there so that the program can be tried, tested and measured without a download.
+
+## What it knows
+
+- Drawings with 0 to 4 coloured shapes (circle, square, triangle, star, heart, diamond, cross, ring) in 11 colours on
+  6 background colours, plain, gradient or noisy: whole descriptions, colour, shape, size, place, number.
+- Square pictures and pictures of at most 4:3 either way; every picture is put on a square of 168 pixels (112 among
+  several pictures or in clips), so small details are lost. Wider pictures are read less well.
+- It has seen several pictures at once, 8-frame clips of one moving or changing object, words of one to four
+  characters and second questions about the same picture, but how well is in the table below and nowhere else.
+- English only, and only questions like those in `training/phrases.py`.
+
+## Recipe
+
+Trained from nothing by `python -m training.train` (world version {world}, seed {seed}, commit {commit}):
+{steps} steps, {minutes} minutes on two CPU cores. `training/README.md` tells how.
+
+## Scores
+
+{scores}
+"""
+NOT_MEASURED = "Not measured yet: `python -m training.evaluate` fills this in."
+
+
+def write(folder: Path, scores: str | None) -> None:
+    """Write the card; ``scores`` is the table in Markdown."""
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        facts = weights.metadata() or {}
+        sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    parameters = sum(_product(shape) for shape in sizes) / 1e6
+    text = TEXT.format(parameters=parameters, scores=scores or NOT_MEASURED, **facts)
+    (folder / "README.md").write_text(text)
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total

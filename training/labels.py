@@ -1,0 +1,91 @@
+"""Dense labels: what each merged patch of a picture shows. They teach the tower to see, in training only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.shapes import SHAPES
+from training.world import BACKGROUNDS, CHARACTERS, COLOURS, SIZES, STYLES, Drawing, Scene
+
+SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
+MAX_GRID = 6
+CLASSES = {  # label -> number of classes; 0 means "none" except for row and column
+    "shape": 1 + len(SHAPES),
+    "colour": 1 + len(COLOURS),
+    "size": 1 + len(SIZES),
+    "left character": 1 + len(CHARACTERS),
+    "right character": 1 + len(CHARACTERS),
+    "background": 1 + len(BACKGROUNDS) * len(STYLES),
+    "cell": 10,
+    "row": MAX_GRID,
+    "column": MAX_GRID,
+}
+NAMES = tuple(CLASSES)
+OFFSETS = 3  # x and y to the object's centre, radius; in merged patches
+
+
+@dataclass(frozen=True)
+class PictureLabels:
+    """Labels of one picture, or of several after each other; first axis: merged patches.
+
+    ``classes``: [tokens, len(NAMES)] int64. ``offsets``: [tokens, 3]. ``mask``: [tokens, 16], 1 on an object.
+    """
+
+    classes: torch.Tensor
+    offsets: torch.Tensor
+    mask: torch.Tensor
+
+    @staticmethod
+    def concatenate(parts: list[PictureLabels]) -> PictureLabels:
+        return PictureLabels(
+            torch.cat([part.classes for part in parts]),
+            torch.cat([part.offsets for part in parts]),
+            torch.cat([part.mask for part in parts]),
+        )
+
+
+def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, float, int]:
+    """[grid * grid, 16] owners on the square canvas, the picture's corner on it and the canvas's side in pixels."""
+    height, width = drawing.owner_HW.shape
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    canvas = Image.new("L", (side, side), 255)  # 255: outside the picture
+    canvas.paste(Image.fromarray(drawing.owner_HW), (left, top))
+    points = np.asarray(canvas.resize((grid * SUBGRID,) * 2, Image.Resampling.NEAREST), np.int64)
+    points = points.reshape(grid, SUBGRID, grid, SUBGRID).transpose(0, 2, 1, 3)
+    return points.reshape(grid * grid, SUBGRID**2), left, top, side
+
+
+def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
+    """Labels on a grid of ``grid`` x ``grid`` merged patches over the padded square."""
+    owners, left, top, side = _owners(drawing, grid)
+    tokens = grid * grid
+    classes = np.zeros((tokens, len(NAMES)), np.int64)
+    offsets = np.zeros((tokens, OFFSETS), np.float32)
+    column = {name: number for number, name in enumerate(NAMES)}
+    rows, columns = np.divmod(np.arange(tokens), grid)
+    classes[:, column["row"]], classes[:, column["column"]] = rows, columns
+    ground = 1 + tuple(BACKGROUNDS).index(scene.background) * len(STYLES) + STYLES.index(scene.style)
+    classes[:, column["background"]] = np.where((owners == 255).mean(1) > 0.5, 0, ground)
+    covered = np.full(tokens, 1)  # an object must cover at least 2 of the 16 points
+    for number, thing in enumerate(scene.things, 1):
+        points = (owners == number).sum(1)
+        here = points > covered
+        covered = np.maximum(covered, points)
+        look = (SHAPES.index(thing.shape), tuple(COLOURS).index(thing.colour), SIZES.index(thing.size))
+        classes[here, :3] = [value + 1 for value in look]
+        classes[here, column["cell"]] = thing.cell + 1
+        x, y = (thing.x + left) * grid / side, (thing.y + top) * grid / side
+        offsets[here] = np.stack([x - columns - 0.5, y - rows - 0.5, 0 * rows + thing.radius * grid / side], 1)[here]
+    for x, y, character in drawing.characters:
+        token_x, token_y = (x + left) * grid / side, (y + top) * grid / side
+        token = min(grid - 1, int(token_y)) * grid + min(grid - 1, int(token_x))
+        half = "left character" if token_x % 1 < 0.5 else "right character"
+        classes[token, column[half]] = CHARACTERS.index(character) + 1
+    mask = ((owners > 0) & (owners < 255)).astype(np.float32)
+    return PictureLabels(torch.from_numpy(classes), torch.from_numpy(offsets), torch.from_numpy(mask))

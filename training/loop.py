@@ -1,0 +1,185 @@
+"""The training loop of one process; several processes average their gradients (gloo)."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training import world
+from training.curriculum import Stage, dense_weight, lr_factor, stage_at
+from training.data import Batch, collate, random_sample
+from training.dense import DenseHeads
+from training.measure import answer_logits, quick_scores
+from training.model import ModelConfig, ValleyMini
+from training.optim import make_optimizers, set_lr
+from training.tokenizer import Encoder
+
+MUON_LR, ADAM_LR = 0.02, 2e-3
+MAX_GRADIENT = 2.0
+LOG_EVERY_STEPS = 25
+SAVE_EVERY_S, SCORE_EVERY_S = 150, 360
+MAX_COUNTED_STEP_S = 60.0  # a longer step (the machine slept) does not use up the run's time
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is asked to do. ``elapsed_limit_s``: the run's length, over all its restarts."""
+
+    out: Path
+    elapsed_limit_s: float
+    batch: int
+    seed: int
+    rank: int
+    world_size: int
+
+
+class Trainer:
+    """Model, optimizers and progress; ``state`` and ``restore`` make a run resumable."""
+
+    def __init__(self, job: Job) -> None:
+        torch.manual_seed(job.seed)
+        self.job = job
+        self.encoder = Encoder.load(job.out / "tokenizer.json")
+        self.model = ValleyMini(ModelConfig(vocab_size=self.encoder.tokenizer.get_vocab_size()))
+        self.heads = DenseHeads(self.model.config.hidden_size)
+        self.optimizers = make_optimizers([self.model, self.heads], MUON_LR, ADAM_LR)
+        self.parameters = [*self.model.parameters(), *self.heads.parameters()]
+        self.step, self.phase_start, self.elapsed_s, self.was_dense_only = 0, 0, 0.0, True
+        self.last_step = time.monotonic()
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    # -- progress ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "config": self.model.config.as_dict(),
+            "progress": (self.step, self.phase_start, self.elapsed_s, self.was_dense_only),
+            "world": world.VERSION,
+            "seed": self.job.seed,
+        }
+
+    def restore(self, path: Path, weights_only: bool) -> None:
+        """Continue from a checkpoint; ``weights_only``: a new run that starts from its weights."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        if weights_only:
+            return
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.phase_start, self.elapsed_s, self.was_dense_only = state["progress"]
+
+    def save(self) -> None:
+        partial = self.job.out / "checkpoint.part"
+        torch.save(self.state(), partial)
+        partial.replace(self.job.out / "checkpoint.pt")
+
+    def log(self, *words: object) -> None:
+        if self.job.rank == 0:
+            line = " ".join(str(word) for word in words)
+            print(line, flush=True)
+            with (self.job.out / "log.txt").open("a") as file:
+                file.write(line + "\n")
+
+    # -- one step ------------------------------------------------------------------------------------------
+
+    def next_batch(self, stage: Stage) -> Batch:
+        """The batch of this step and rank: a function of the seed, the step and the rank only."""
+        first = (self.job.seed << 40) + (self.step * self.job.world_size + self.job.rank) * self.job.batch
+        rngs = [world.rng_for("train", first + number) for number in range(self.job.batch)]
+        return collate([random_sample(self.encoder, rng, stage.mix) for rng in rngs], self.encoder.pad_id)
+
+    def loss(self, batch: Batch, stage: Stage, progress: float) -> Tensor:
+        """Dense labels alone, or answers with dense labels beside them."""
+        with torch.autocast("cpu", torch.bfloat16):
+            towers = [self.model.see(group.patches_NPD).flatten(0, 1) for group in batch.pictures]
+            dense = [self.heads.tower(t, group.labels) for t, group in zip(towers, batch.pictures, strict=True)]
+            if not stage.dense_only:
+                logits, targets, probed = answer_logits(self.model, batch, towers)
+        if stage.dense_only:
+            return self._total(dense, "see")
+        answers = F.cross_entropy(logits, targets)
+        self._note("loss", answers.item())
+        self._note("token", (logits.argmax(-1) == targets).float().mean().item())
+        weight = dense_weight(progress)
+        if weight == 0:
+            return answers
+        flat = probed.flatten(0, 1)
+        placed = [self.heads.decoder(flat[group.slots], group.labels) for group in batch.pictures]
+        return answers + weight * (self._total(dense, "see") + self._total(placed, "place"))
+
+    def _total(self, parts: list[tuple[Tensor, dict[str, float]]], prefix: str) -> Tensor:
+        for name, value in parts[0][1].items():
+            self._note(f"{prefix} {name}", value)
+        return torch.stack([loss for loss, _ in parts]).mean()
+
+    def _note(self, name: str, value: float) -> None:
+        self.sums[name] += value
+        self.counts[name] += 1
+
+    def average_gradients(self, spent_s: float) -> float:
+        """Gradients averaged over the processes; returns rank 0's time, which all follow."""
+        if self.job.world_size == 1:
+            return spent_s
+        zero = torch.zeros(())
+        grads = [(zero.expand(p.shape) if p.grad is None else p.grad).flatten() for p in self.parameters]
+        flat = torch.cat([*grads, torch.tensor([spent_s if self.job.rank == 0 else 0.0])])
+        dist.all_reduce(flat)
+        at = 0
+        for parameter in self.parameters:
+            size = parameter.numel()
+            if parameter.grad is not None:
+                parameter.grad.copy_(flat[at : at + size].view_as(parameter) / self.job.world_size)
+            at += size
+        return flat[-1].item()
+
+    def train_step(self) -> None:
+        progress = self.elapsed_s / self.job.elapsed_limit_s
+        stage = stage_at(progress)
+        if stage.dense_only != self.was_dense_only:
+            self.phase_start, self.was_dense_only = self.step, stage.dense_only
+        set_lr(self.optimizers, lr_factor(progress, self.step - self.phase_start))
+        loss = self.loss(self.next_batch(stage), stage, progress)
+        loss.backward()  # type: ignore[no-untyped-call]
+        now = time.monotonic()
+        self.elapsed_s += self.average_gradients(min(now - self.last_step, MAX_COUNTED_STEP_S))
+        self.last_step = now
+        nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.step % LOG_EVERY_STEPS == 0:
+            means = " ".join(f"{name}={self.sums[name] / self.counts[name]:.3f}" for name in self.sums)
+            seen = self.step * self.job.batch * self.job.world_size
+            self.log(f"{stage.name} step {self.step} {self.elapsed_s / 60:.1f}min seen {seen}", means)
+            self.sums.clear()
+            self.counts.clear()
+
+    def run(self) -> None:
+        """Train until the time is used up, saving and scoring on the way."""
+        saved = scored = self.last_step = time.monotonic()
+        while self.elapsed_s < self.job.elapsed_limit_s:
+            self.train_step()
+            if self.job.rank == 0 and time.monotonic() - saved > SAVE_EVERY_S:
+                self.save()
+                saved = time.monotonic()
+            if self.job.rank == 0 and time.monotonic() - scored > SCORE_EVERY_S and not self.was_dense_only:
+                scores = quick_scores(self.model, self.encoder)
+                self.log("SCORES", " ".join(f"{kind}={value:.2f}" for kind, value in scores.items()))
+                scored = time.monotonic()
+        if self.job.rank == 0:
+            self.save()
+            self.log("DONE", self.step, f"{self.elapsed_s / 60:.1f} min")

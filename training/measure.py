@@ -1,0 +1,73 @@
+"""Quick scores during training, with the right answer's tokens given (equal to greedy exact match, and cheap)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from training import clips, questions, world
+from training.data import Batch, Sample, collate, make_sample
+from training.dense import PROBE
+from training.model import ValleyMini
+from training.rows import IGNORE
+from training.tokenizer import Encoder
+
+FIRST_INDEX = 1_000_000  # held-out pictures of these scores; the reported scores use others
+MAX_BRANCHES = 16
+
+
+def answer_logits(model: ValleyMini, batch: Batch, towers: list[Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits [n, vocabulary], targets [n], probed hidden states [B, L, H]) over the answers' tokens."""
+    tokens = towers if towers is not None else [model.see(group.patches_NPD).flatten(0, 1) for group in batch.pictures]
+    slots = [group.slots for group in batch.pictures]
+    x_BLH = model.embed(batch.ids_BL, list(zip(tokens, slots, strict=True)))
+    hidden, probed = model.model(x_BLH, batch.position_BL, batch.visible_BLL, PROBE)
+    targets = batch.label_BL[:, 1:]
+    learned = targets != IGNORE
+    return model.logits(hidden[:, :-1][learned]), targets[learned], probed
+
+
+def right_answers(model: ValleyMini, batch: Batch) -> list[tuple[str, bool]]:
+    """(kind, exactly right?) of every branch in a batch."""
+    logits, targets, _ = answer_logits(model, batch)
+    learned = batch.label_BL[:, 1:] != IGNORE
+    right = torch.ones(learned.shape, dtype=torch.bool)
+    right[learned] = logits.argmax(-1) == targets
+    found = []
+    for b, sample in enumerate(batch.samples):
+        for number, question in enumerate(sample.asked, 1):
+            of_branch = batch.branch_BL[b, 1:] == number
+            found.append((question.kind, bool(right[b][of_branch].all())))
+    return found
+
+
+def held_out_samples(encoder: Encoder, count: int) -> list[Sample]:
+    """``count`` single pictures without text, and a fifth as many of each other kind."""
+    samples = []
+    for number in range(count):
+        rng = world.rng_for("held-out", FIRST_INDEX + number)
+        scene = world.make_scene(rng)
+        asked = questions.choose(rng, questions.ask_all(rng, scene), MAX_BRANCHES, 1.0)
+        samples.append(make_sample(encoder, [scene], asked))
+        if number % 5 == 0:
+            scene = world.make_scene(rng, with_text=1.0)
+            asked = [q for q in questions.ask_all(rng, scene) if q.kind == "read"]
+            samples.append(make_sample(encoder, [scene], asked))
+            samples += [make_sample(encoder, *make(rng)) for make in (clips.several_pictures, clips.clip)]
+    return samples
+
+
+@torch.no_grad()
+def quick_scores(model: ValleyMini, encoder: Encoder, count: int = 100) -> dict[str, float]:
+    """Share of exactly right answers by kind."""
+    model.eval()
+    results: dict[str, list[bool]] = defaultdict(list)
+    samples = held_out_samples(encoder, count)
+    with torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, len(samples), 20):
+            for kind, right in right_answers(model, collate(samples[start : start + 20], encoder.pad_id)):
+                results[kind].append(right)
+    model.train()
+    return {kind: sum(found) / len(found) for kind, found in sorted(results.items())}

@@ -1,0 +1,174 @@
+"""What is true of a scene, as questions with exactly one right answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from training import phrases
+from training.phrases import ask
+from training.shapes import SHAPES
+from training.world import COLOURS, PLACES, Scene, Thing
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+VOWELS = "aeiou"
+
+
+@dataclass(frozen=True)
+class Question:
+    """``kind`` names the skill, for the mix and for the table of scores."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in VOWELS else 'a'} {words}"
+
+
+def sentence(words: str) -> str:
+    return words[0].upper() + words[1:] + "."
+
+
+def join(parts: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def plural(shape: str) -> str:
+    return "crosses" if shape == "cross" else shape + "s"
+
+
+def name(thing: Thing) -> str:
+    return f"{thing.colour} {thing.shape}"
+
+
+def describe(scene: Scene) -> str:
+    """The whole description: every object in reading order, the background, the text."""
+    ground = with_article(f"{scene.style} {scene.background} background")
+    parts = [f"{with_article(f'{t.size} {name(t)}')} at the {PLACES[t.cell]}" for t in scene.things]
+    said = sentence(f"{join(parts)} on {ground}" if parts else ground)
+    return said + (f' The text says "{scene.text.content}".' if scene.text else "")
+
+
+def brief(scene: Scene) -> str:
+    """Only which objects, in reading order."""
+    return sentence(join([with_article(name(t)) for t in scene.things]) if scene.things else "nothing")
+
+
+def only(things: tuple[Thing, ...], **wanted: str) -> bool:
+    """Whether exactly one object has these attributes."""
+    return sum(all(getattr(t, key) == value for key, value in wanted.items()) for t in things) == 1
+
+
+def about_thing(rng: random.Random, scene: Scene, thing: Thing) -> Iterator[Question]:
+    """Colour, shape, size and place of one object that can be named without ambiguity."""
+    if only(scene.things, shape=thing.shape):
+        yield Question("colour", ask(rng, phrases.COLOUR_OF, thing=thing.shape), sentence(thing.colour))
+    if only(scene.things, colour=thing.colour):
+        shape = ask(rng, phrases.SHAPE_OF, colour=thing.colour)
+        yield Question("shape", shape, sentence(with_article(thing.shape)))
+    if only(scene.things, shape=thing.shape, colour=thing.colour):
+        handle = thing.shape if only(scene.things, shape=thing.shape) and rng.random() < 0.6 else name(thing)
+        yield Question("where", ask(rng, phrases.WHERE, thing=handle), sentence(f"at the {PLACES[thing.cell]}"))
+        yield Question("size", ask(rng, phrases.SIZE_OF, thing=handle), sentence(thing.size))
+
+
+def about_lone_thing(rng: random.Random, thing: Thing) -> Iterator[Question]:
+    """Questions that need not name the object, as there is only one."""
+    yield Question("colour", ask(rng, phrases.COLOUR_ONLY), sentence(thing.colour))
+    yield Question("shape", ask(rng, phrases.SHAPE_ONLY), sentence(with_article(thing.shape)))
+    yield Question("where", ask(rng, phrases.WHERE_ONLY), sentence(f"at the {PLACES[thing.cell]}"))
+
+
+def about_counts(rng: random.Random, scene: Scene) -> Iterator[Question]:
+    """How many objects, of a shape, of a colour; which shapes and colours."""
+    things = scene.things
+    yield Question("count", ask(rng, phrases.COUNT), sentence(NUMBERS[len(things)]))
+    if not things:
+        return
+    shape = rng.choice(things).shape if rng.random() < 0.65 else rng.choice(SHAPES)
+    number = NUMBERS[sum(t.shape == shape for t in things)]
+    yield Question("count shape", ask(rng, phrases.COUNT_SHAPE, things=plural(shape)), sentence(number))
+    colour = rng.choice(things).colour if rng.random() < 0.65 else rng.choice(tuple(COLOURS))
+    number = NUMBERS[sum(t.colour == colour for t in things)]
+    yield Question("count colour", ask(rng, phrases.COUNT_COLOUR, colour=colour), sentence(number))
+    shapes, colours = join([with_article(t.shape) for t in things]), join([t.colour for t in things])
+    yield Question("shapes", ask(rng, phrases.SHAPES), sentence(shapes))
+    yield Question("colours", ask(rng, phrases.COLOURS), sentence(colours))
+
+
+def about_places(rng: random.Random, scene: Scene) -> Iterator[Question]:
+    """What is at a place, and beside an object. Rows with text in them are left alone."""
+    cell = rng.choice(scene.things).cell if scene.things and rng.random() < 0.75 else rng.randrange(9)
+    text_row = int(3 * scene.text.y / scene.height) if scene.text else None
+    if cell // 3 != text_row:
+        there = [with_article(name(t)) for t in scene.things if t.cell == cell]
+        answer = sentence(there[0] if there else "nothing")
+        yield Question("what at", ask(rng, phrases.WHAT_AT, place=PLACES[cell]), answer)
+    if len(scene.things) == 2:
+        yield from beside(rng, *scene.things)
+
+
+def beside(rng: random.Random, first: Thing, second: Thing) -> Iterator[Question]:
+    """ "What is left of the star?", where there are two objects in different columns (or rows)."""
+    if first.shape == second.shape:
+        return
+    (row_1, column_1), (row_2, column_2) = divmod(first.cell, 3), divmod(second.cell, 3)
+    sides = []
+    if column_1 != column_2:
+        sides.append(("left of", "right of") if column_1 < column_2 else ("right of", "left of"))
+    if row_1 != row_2:
+        sides.append(("above", "below"))
+    here, there = rng.choice(sides)
+    found, other, side = rng.choice(((first, second, here), (second, first, there)))
+    question = ask(rng, phrases.SIDE, side=side, thing=other.shape)
+    yield Question("beside", question, sentence(with_article(name(found))))
+
+
+def exists(rng: random.Random, scene: Scene) -> Question:
+    """ "Is there a red star?": half yes; many of the no's have the right colour or shape."""
+    colour, shape = rng.choice(tuple(COLOURS)), rng.choice(SHAPES)
+    if scene.things:
+        thing, other = rng.choice(scene.things), rng.choice(scene.things)
+        kind = rng.random()
+        if kind < 0.5:
+            colour, shape = thing.colour, thing.shape
+        elif kind < 0.7:
+            colour, shape = thing.colour, other.shape
+        elif kind < 0.8:
+            colour = thing.colour
+        elif kind < 0.9:
+            shape = thing.shape
+    there = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
+    question = ask(rng, phrases.EXISTS, a_thing=with_article(f"{colour} {shape}"))
+    return Question("exists", question, "Yes." if there else "No.")
+
+
+def ask_all(rng: random.Random, scene: Scene) -> list[Question]:
+    """Every question about one picture; the description comes first."""
+    found = [Question("describe", ask(rng, phrases.DESCRIBE), describe(scene))]
+    if scene.text or rng.random() < 0.1:
+        answer = f'The text says "{scene.text.content}".' if scene.text else "There is no text."
+        found.append(Question("read", ask(rng, phrases.READ), answer))
+    found += about_counts(rng, scene)
+    found += about_places(rng, scene)
+    for thing in scene.things:
+        found += about_thing(rng, scene, thing)
+    if len(scene.things) == 1:
+        found += about_lone_thing(rng, scene.things[0])
+    found.append(exists(rng, scene))
+    found.append(Question("background", ask(rng, phrases.BACKGROUND), sentence(scene.background)))
+    found.append(Question("style", ask(rng, phrases.STYLE), sentence(scene.style)))
+    return found
+
+
+def choose(rng: random.Random, found: list[Question], limit: int, describe_share: float) -> list[Question]:
+    """``limit`` of the questions: the description with a chance of ``describe_share``, reading always."""
+    first = [q for q in found if q.kind == "describe" and rng.random() < describe_share]
+    first += [q for q in found if q.kind == "read"]
+    rest = [q for q in found if q.kind not in ("describe", "read")]
+    rng.shuffle(rest)
+    return (first + rest)[:limit]
