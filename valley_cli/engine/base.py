@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -202,7 +202,7 @@ class Engine(Protocol):
 
     notice: str | None
 
-    def generate(self, request: Request) -> Iterator[Event]:
+    def generate(self, request: Request) -> Generator[Event, None, None]:
         """Answer ``request``. Raises a ``ValleyError`` before the first event if the request cannot be run."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from valley_cli.engine import probe
@@ -78,7 +78,7 @@ class LocalEngine:
         options = self.options
         return Runner(self.files, options.device, options.dtype, options.on_stage)
 
-    def generate(self, request: Request) -> Iterator[Event]:
+    def generate(self, request: Request) -> Generator[Event, None, None]:
         """See ``Engine.generate``. Closing the iterator frees the slot at the next token."""
         begun = time.perf_counter()
         worker = self.start()

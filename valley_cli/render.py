@@ -1,0 +1,220 @@
+"""Events to people and programs: the answer on stdout, everything else on stderr.
+
+Each stream is looked at on its own: a terminal gets live status lines and text without control characters,
+a pipe gets plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
+
+from valley_cli.engine.base import Cost, Done, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
+from valley_cli.errors import ValleyError
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+DIM, RESET = "\x1b[2m", "\x1b[0m"
+CLEAR_LINE = "\r\x1b[2K"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """A terminal that understands cursor moves."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wants_colour(stream: TextIO, no_color: bool) -> bool:
+    """NO_COLOR and FORCE_COLOR (no-color.org, force-color.org) before what the stream is."""
+    if no_color or os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or is_terminal(stream)
+
+
+def safe_text(text: str) -> str:
+    """Model text for a terminal: newlines and tabs stay, other control characters and bidi overrides go."""
+    return _UNSAFE.sub("", text)
+
+
+class StatusLine:
+    """One line on stderr that says what is going on, only on a terminal; gone as soon as there is an answer."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._stream = stream
+        self._live = is_terminal(stream) and not quiet
+        self._plain = verbose and not self._live
+        self._shown = ""
+        self._lock = threading.Lock()
+
+    def stage(self, stage: Stage) -> None:
+        """Show a stage: ``loading weights 41%``, ``reading pictures 2/9``."""
+        self.show(stage_text(stage))
+
+    def show(self, text: str) -> None:
+        with self._lock:
+            if text == self._shown:
+                return
+            if self._live:
+                self._stream.write(f"{CLEAR_LINE}{text[: _columns(self._stream) - 1]}")
+                self._stream.flush()
+            elif self._plain and text.split(" ")[0] != self._shown.split(" ")[0]:
+                self._stream.write(f"valley: {text}\n")
+            self._shown = text
+
+    def clear(self) -> None:
+        """Take the line away."""
+        with self._lock:
+            if self._live and self._shown:
+                self._stream.write(CLEAR_LINE)
+                self._stream.flush()
+            self._shown = ""
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def stage_text(stage: Stage) -> str:
+    """What a stage is called on the status line."""
+    if not stage.total:
+        return f"{stage.name} ..."
+    if stage.unit == "bytes":
+        gigabytes = f" of {stage.total / 1e9:.1f} GB" if stage.total >= 1e9 else ""
+        return f"{stage.name} {100 * stage.done // stage.total}%{gigabytes}"
+    return f"{stage.name} {stage.done + 1}/{stage.total}" if stage.total > 1 else f"{stage.name} ..."
+
+
+@dataclass
+class Answer:
+    """One answer as it grows; ``done`` is None when it was cut off."""
+
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    done: Done | None = None
+
+
+@dataclass
+class Renderer:
+    """Where an answer goes and in which form. ``out`` is stdout or the file given with ``-o``."""
+
+    out: TextIO
+    status: StatusLine
+    as_json: bool = False
+    stats: bool = False
+    quiet: bool = False
+    no_color: bool = False
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def show(self, events: Iterable[Event], answer: Answer) -> Answer:
+        """Print the events as they come, collecting them in ``answer``, which is right even if this is interrupted."""
+        for event in events:
+            self.status.clear()
+            if isinstance(event, TextDelta):
+                self._text(event.text, answer)
+            elif isinstance(event, ThinkDelta):
+                self._thinking(event.text, answer)
+            else:
+                answer.done = event
+        return answer
+
+    def _text(self, text: str, answer: Answer) -> None:
+        """Newlines at the end wait for what follows: the answer ends in exactly one."""
+        if not self.as_json:
+            if answer.thinking and not answer.text and not self.quiet:
+                self.err.write("\n")
+                self.err.flush()
+            before = "".join(answer.text)
+            held = before[len(before.rstrip("\n")) :]
+            body = (held + text).rstrip("\n")
+            self.out.write(safe_text(body) if is_terminal(self.out) else body)
+            self.out.flush()
+        answer.text.append(text)
+
+    def _thinking(self, text: str, answer: Answer) -> None:
+        answer.thinking.append(text)
+        if not self.as_json and not self.quiet:
+            shown = safe_text(text) if is_terminal(self.err) else text
+            colour = wants_colour(self.err, self.no_color)
+            self.err.write(f"{DIM}{shown}{RESET}" if colour else shown)
+            self.err.flush()
+
+    def finish(self, answer: Answer, sources: list[str], model: str, notice: str | None) -> None:
+        """End the answer: its last newline or its JSON object, then the statistics."""
+        self.status.clear()
+        if self.as_json:
+            self.out.write(json.dumps(record(answer, sources, model, notice), ensure_ascii=False) + "\n")
+        elif answer.text or answer.done:
+            self.out.write("\n")
+        self.out.flush()
+        if self.stats and answer.done:
+            self.err.write(stats_line(answer.done) + "\n")
+
+
+def record(answer: Answer, sources: list[str], model: str, notice: str | None) -> dict[str, Any]:
+    """The object that ``--json`` prints (an interrupted answer has finish_reason ``cancelled``)."""
+    done = answer.done or Done("cancelled", Usage(), Timings(), model)
+    timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}
+    found: dict[str, Any] = {
+        "model": done.model,
+        "response": "".join(answer.text),
+        "thinking": "".join(answer.thinking) or None,
+        "finish_reason": done.finish_reason,
+        "usage": asdict(done.usage),
+        "timings": timings,
+        "sources": sources,
+    }
+    return found | ({"notice": notice} if notice else {})
+
+
+def error_record(error: ValleyError, sources: list[str]) -> dict[str, Any]:
+    """What stands in an answer's place under ``--json`` when one of several could not be had."""
+    return {"sources": sources, "error": {"type": type(error).__name__, "message": error.message}}
+
+
+def stats_line(done: Done) -> str:
+    """One line of figures for ``--stats``."""
+    usage, timings = done.usage, done.timings
+    return (
+        f"first token {timings.ttft_s:.2f} s (loading {timings.load_s:.2f} s, pictures {timings.media_s:.2f} s) · "
+        f"{usage.completion_tokens} tokens at {timings.tokens_per_s:.1f} tokens/s · prompt {usage.prompt_tokens} tokens "
+        f"({usage.image_tokens} image, {usage.cached_tokens} cached) · memory {size_text(timings.memory_bytes)}"
+    )
+
+
+def size_text(n_bytes: int) -> str:
+    """``1.5 GB``, ``12 MB``"""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def cost_record(cost: Cost) -> dict[str, Any]:
+    """The object that ``--dry-run --json`` prints."""
+    return asdict(cost) | {"fits": cost.fits}
+
+
+def cost_table(cost: Cost) -> str:
+    """What ``--dry-run`` prints: a line a picture, then the totals."""
+    rows = [("picture", "pixels", "tiles", "patches", "tokens")]
+    for picture in cost.pictures:
+        size, grid = (f"{w}x{h}" for w, h in (picture.size_wh, picture.grid_hw[::-1]))
+        rows.append((picture.name, size, str(picture.tiles or "-"), grid, str(picture.tokens)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    totals: Mapping[str, str] = {
+        "model": cost.model,
+        "prompt": f"{cost.prompt_tokens} tokens ({cost.image_tokens} for pictures)",
+        "answer": f"up to {cost.max_new_tokens} tokens; the context holds {cost.context_tokens}",
+        "memory": f"{size_text(cost.weight_bytes)} weights + {size_text(cost.kv_bytes)} cache, "
+        f"{size_text(cost.available_bytes)} free",
+        "fits": "yes" if cost.fits else "no",
+    }
+    return "\n".join(lines + [f"{name:<8}{text}" for name, text in totals.items()])
