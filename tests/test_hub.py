@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import HubServer
 from safetensors.numpy import save_file
 
+from tests.hub_server import HubServer
 from valley_cli.engine.base import Stage
 from valley_cli.engine.hub import Checkpoint, find_fault, resolve_checkpoint
 from valley_cli.errors import ModelError, UsageError
@@ -175,14 +175,15 @@ def test_damaged_bytes_never_reach_the_cache(hub: HubServer, cache: Path) -> Non
     assert find_fault(get(hub, cache).folder) is None
 
 
-@pytest.mark.parametrize("damage", ["shard missing", "shard cut", "config missing"])
+@pytest.mark.parametrize("damage", ["shard missing", "shard cut", "config missing", "index missing", "index cut"])
 def test_a_damaged_snapshot_is_repaired_online_and_named_offline(
     hub: HubServer, cache: Path, published: Path, damage: str
 ) -> None:
     folder = get(hub, cache).folder
-    victim = folder / ("config.json" if damage == "config missing" else SECOND)
-    if damage == "shard cut":
-        os.truncate(victim.resolve(), 100)
+    names = {"shard": SECOND, "config": "config.json", "index": "model.safetensors.index.json"}
+    victim = folder / names[damage.split()[0]]
+    if damage.endswith("cut"):
+        os.truncate(victim.resolve(), 20)
     else:
         victim.resolve().unlink()
     with pytest.raises(ModelError, match=f"not whole in the cache .*{victim.name}"):

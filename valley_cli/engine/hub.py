@@ -183,9 +183,11 @@ def weight_files(folder: Path, present: list[str]) -> list[str]:
     Raises:
         ValueError: the index cannot be understood, or names files outside the folder.
     """
-    if (folder / INDEX).is_file():
+    if INDEX in present:
         try:
             names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+        except FileNotFoundError:  # a link to a blob that is gone
+            raise ValueError(f"{INDEX} is missing") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{INDEX} is damaged") from None
         if not all(isinstance(name, str) and name == Path(name).name for name in names):
@@ -206,13 +208,13 @@ def _shard_fault(path: Path) -> str | None:
                 return f"{path.name} is damaged or not whole ({size:,} bytes)"
             tensors = json.loads(file.read(header_bytes))
         ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        expected = 8 + header_bytes + max(ends, default=0)
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         return f"{path.name} is damaged"
-    expected = 8 + header_bytes + max(ends, default=0)
     return None if size == expected else f"{path.name} is not whole ({size:,} of {expected:,} bytes)"
 
 
@@ -298,12 +300,13 @@ def _download(repo: _Repo, on_stage: OnStage) -> tuple[Path, str]:
         folder = repo.storage / "snapshots" / commit
         for name in names:
             if "/" not in name and any(fnmatch(name, pattern) for pattern in SMALL_FILES):
+                _discard_damaged(repo, folder / name, _json_fault)
                 _fetch_through_cache(repo, commit, name)
         _refuse_other_families(repo, folder)
         weights = _wanted_weights(repo, folder, names)
         torn = [name for name in weights if _shard_fault(folder / name)]
         for name in torn:
-            _discard(repo, folder / name)
+            _discard_damaged(repo, folder / name, _shard_fault)
         shards = [_look_up(repo, commit, name) for name in torn]
         _require_disk_space(repo, shards)
         _fetch_all(shards, on_stage)
@@ -365,10 +368,10 @@ def _wanted_weights(repo: _Repo, folder: Path, names: list[str]) -> list[str]:
 
 def _look_up(repo: _Repo, commit: str, name: str) -> _Shard:
     """Ask for size and etag; the etag of a large file is its sha256."""
-    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo.id, name, revision=commit, endpoint=repo.endpoint)
-    found = get_hf_file_metadata(url, token=get_token(), timeout=TIMEOUT_S, endpoint=repo.endpoint)
+    found = get_hf_file_metadata(url, timeout=TIMEOUT_S, endpoint=repo.endpoint)
     if not found.etag or found.size is None or found.etag != Path(found.etag).name:
         raise _UnreachableError(f"{repo.endpoint} gives no size and etag for {name}", "check HF_ENDPOINT")
     lock = repo.cache / ".locks" / repo.key / f"{found.etag}.lock"
@@ -495,12 +498,23 @@ def _read_on(shard: _Shard, out: BinaryIO, stop: threading.Event) -> None:
             out.flush()
 
 
-def _discard(repo: _Repo, path: Path) -> None:
-    """Remove a damaged file from the snapshot, with the blob behind it."""
+def _discard_damaged(repo: _Repo, path: Path, find: Callable[[Path], str | None]) -> None:
+    """Remove a damaged file from the snapshot, with the blob behind it, so that it is fetched anew."""
+    if not path.is_file() or find(path) is None:  # asked again: another process may just have put it there
+        return
     blob = path.resolve()
     path.unlink(missing_ok=True)
     if repo.cache.resolve() in blob.parents:
         blob.unlink(missing_ok=True)
+
+
+def _json_fault(path: Path) -> str | None:
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+    except ValueError:
+        return f"{path.name} is damaged"
+    return None
 
 
 def _write_ref(repo: _Repo, commit: str) -> None:
