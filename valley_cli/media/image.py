@@ -1,0 +1,136 @@
+"""Bytes to one RGB picture, with Pillow, exactly as ``PIL.Image.open(...).convert("RGB")`` gives it.
+
+The published code converts the same way, so its oddities are kept: transparency is dropped, not composited; a
+16-bit grey picture (mode I;16) is clipped at 255 and so comes out nearly white; a TIFF is always turned upright.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from io import BytesIO
+
+from PIL import Image, features
+
+from valley_cli.engine.base import MediaLimits
+from valley_cli.errors import RefusedError, SourceError
+from valley_cli.text import CLIPS, PICTURES, printable, sniff
+
+__all__ = ["open_image", "sniff"]
+
+# Pillow warns about odd palettes, EXIF and sizes; the size has a guard of its own below. Set once and for the whole
+# process: warnings.catch_warnings is not safe with threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_PILLOW_FORMATS = {kind: kind.upper() for kind in PICTURES} | {"heic": "HEIF"}
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_NOT_PICTURES = {
+    "empty": ("is empty", None),
+    "pdf": ("is a PDF, not a picture", "make a picture of a page: pdftoppm -png -r 150 FILE.pdf page"),
+    "html": ("is a web page, not a picture", "open the page and save the picture itself"),
+    "svg": ("is an SVG drawing, not a picture of pixels", "export it as PNG"),
+    "text": ("is text, not a picture", None),
+    "zip": ("is an archive, not a picture", "unpack it first"),
+    "gzip": ("is an archive, not a picture", "unpack it first"),
+}
+_CONVERT_HINT = "convert it to PNG or JPEG first"
+
+
+def open_image(data: bytes, name: str, limits: MediaLimits, *, exif: bool = True) -> Image.Image:
+    """Decode the first (or only) frame of ``data`` to mode RGB; ``name`` is what errors call it.
+
+    ``exif`` turns the picture as its EXIF orientation says. Raises ``RefusedError`` for more than
+    ``limits.max_image_pixels`` pixels, found in the header before anything is decoded, and ``SourceError`` for
+    everything that is not one whole picture. No other error leaves this function.
+    """
+    name = printable(name)
+    kind = sniff(data)
+    if kind not in PICTURES:
+        raise _not_a_picture(name, kind)
+    try:
+        with Image.open(BytesIO(data), formats=[_pillow_format(name, kind)]) as image:
+            _check_header(image, name, kind, limits)
+            image.load()
+            return _upright(image).convert("RGB") if exif else image.convert("RGB")
+    except SourceError:
+        raise
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))  # Pillow says no above 179 M pixels, before we see the size
+        raise _too_many_pixels(name, int(pixels[0]) if pixels else None, limits) from None
+    except MemoryError:
+        raise RefusedError(name, "there is not enough memory to decode it", "make it smaller") from None
+    except Exception as error:  # Pillow's decoders raise nearly everything
+        raise _undecodable(name, kind, data, error) from None
+
+
+def _pillow_format(name: str, kind: str) -> str:
+    """The one decoder to try. HEIC and AVIF depend on how Pillow was built and what is installed beside it."""
+    if kind == "heic":
+        Image.init()
+        if "HEIF" not in Image.OPEN:
+            raise SourceError(name, "is HEIC, which this Pillow cannot read", _CONVERT_HINT)
+    if kind in ("avif", "webp") and not features.check(kind):
+        raise SourceError(name, f"is {kind.upper()}, which this Pillow cannot read", _CONVERT_HINT)
+    return _PILLOW_FORMATS[kind]
+
+
+def _check_header(image: Image.Image, name: str, kind: str, limits: MediaLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_image_pixels:
+        raise _too_many_pixels(name, width * height, limits)
+    if kind == "tiff" and getattr(image, "is_animated", False):
+        raise SourceError(name, "is a TIFF of several pages", "save the page you mean as a file of its own")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """What ``ImageOps.exif_transpose`` does, without copying upright pictures or failing on broken EXIF."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # broken EXIF is no reason to refuse the picture
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _not_a_picture(name: str, kind: str) -> SourceError:
+    if kind in CLIPS:
+        return SourceError(name, "is a clip, not a picture", "give a picture, for example one frame of it")
+    if kind in _NOT_PICTURES:
+        return SourceError(name, *_NOT_PICTURES[kind])
+    what = "is no known kind of picture" if kind == "unknown" else f"is {kind.upper()}, which is not read"
+    return SourceError(name, what, _CONVERT_HINT)
+
+
+def _too_many_pixels(name: str, pixels: int | None, limits: MediaLimits) -> RefusedError:
+    has = f"has {pixels / 1e6:,.1f} M pixels, " if pixels is not None else "has "
+    limit = max(limits.max_image_pixels, 0) / 1e6
+    if pixels is not None and pixels <= limits.max_image_pixels:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return RefusedError(name, f"{has}more than the limit of {limit:,.6g} M", "make it smaller")
+
+
+def _undecodable(name: str, kind: str, data: bytes, error: Exception) -> SourceError:
+    if "truncated" in str(error).lower() or _has_no_end(kind, data):
+        return SourceError(name, f"is cut off ({kind.upper()}, {len(data):,} bytes)", "copy or download it again")
+    return SourceError(name, f"is a damaged {kind.upper()} picture", "copy or download it again")
+
+
+def _has_no_end(kind: str, data: bytes) -> bool:
+    """True if the format's own end mark is missing."""
+    if kind == "webp":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if kind == "bmp":
+        return int.from_bytes(data[2:6], "little") > len(data)
+    if kind == "gif":
+        return not data.rstrip(b"\0").endswith(b";")
+    marks = {"jpeg": b"\xff\xd9", "png": b"IEND"}
+    return kind in marks and marks[kind] not in data[-64:]
