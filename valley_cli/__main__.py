@@ -37,9 +37,9 @@ def main(args: list[str] | None = None) -> None:
 
 def report(error: ValleyError) -> int:
     """Print the message and what to type next to stderr; the exit code."""
-    print(f"valley: {error.message}", file=sys.stderr)
+    sys.stderr.write(f"valley: {error.message}\n")
     if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+        sys.stderr.write(f"  {error.hint}\n")
     return error.exit_code
 
 
@@ -47,8 +47,8 @@ def report_bug(error: Exception) -> int:
     """An error nobody foresaw: one line, and how to see the rest."""
     from valley_cli.text import printable
 
-    print(f"valley: unexpected {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
-    print("  run the same command with --debug for the traceback", file=sys.stderr)
+    sys.stderr.write(f"valley: unexpected {type(error).__name__}: {printable(str(error))}\n")
+    sys.stderr.write("  run the same command with --debug for the traceback\n")
     return 1
 
 

@@ -206,7 +206,9 @@ def cost_table(cost: Cost) -> str:
         rows.append((picture.name, size, str(picture.tiles or "-"), grid, str(picture.tokens)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     totals: Mapping[str, str] = {

@@ -112,11 +112,9 @@ def groups(media: tuple[Media, ...], each: bool) -> list[tuple[Media, ...]]:
 def build_request(settings: Settings, media: tuple[Media, ...], question: str | None, system: str | None) -> Request:
     """One question about ``media``."""
     text = question if question is not None else (ONE if len(media) == 1 else SEVERAL)
-    messages = (Message("user", text),)
-    if system is not None:
-        messages = (Message("system", system), *messages)
+    opening = () if system is None else (Message("system", system),)
     return Request(
-        messages=messages,
+        messages=(*opening, Message("user", text)),
         images=media,
         sampling=settings.sampling(),
         think=settings.think,

@@ -43,7 +43,9 @@ Stats = Annotated[bool | None, typer.Option("--stats", help="Times, tokens and m
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the answer to this file.")]
 Force = Annotated[bool, typer.Option("--force", help="Let -o overwrite a file.")]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="Only the answer and errors.", show_default=False)]
-Verbose = Annotated[bool | None, typer.Option("--verbose", "-v", help="Name the stages in a pipe too.", show_default=False)]
+Verbose = Annotated[
+    bool | None, typer.Option("--verbose", "-v", help="Name the stages in a pipe too.", show_default=False)
+]
 Debug = Annotated[bool | None, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
 NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours.", show_default=False)]
 
@@ -55,7 +57,9 @@ def read_text(value: str, what: str) -> str:
     """
     if value == "-":
         if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError(f"{what} - reads standard input, which is a keyboard here", f"pipe the text in: {what} - < FILE")
+            raise UsageError(
+                f"{what} - reads standard input, which is a keyboard here", f"pipe the text in: {what} - < FILE"
+            )
         data = sys.stdin.buffer.read()
     elif value.startswith("@") and len(value) > 1:
         try:

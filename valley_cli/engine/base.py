@@ -1,7 +1,7 @@
 """The engine's interface: small, and made of frozen values. Standard library only.
 
-    for event in engine.generate(request):      # closing the iterator cancels the request
-        ...                                     # TextDelta | ThinkDelta, then exactly one Done
+for event in engine.generate(request):      # closing the iterator cancels the request
+    ...                                     # TextDelta | ThinkDelta, then exactly one Done
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from valley_cli.engine.base import TextDelta, ThinkDelta
 
+TAGS = {"<think>": "think", "</think>": "answer", "<answer>": "answer", "</answer>": "answer"}
+
 
 @dataclass
 class Detokenizer:
@@ -67,24 +69,22 @@ class ThinkSplitter:
     _held: str = ""
     _at_start: bool = True
 
-    TAGS = {"<think>": "think", "</think>": "answer", "<answer>": "answer", "</answer>": "answer"}
-
     def push(self, text: str, *, final: bool = False) -> list[TextDelta | ThinkDelta]:
         """Events for ``text``; ``final`` lets go of what might have become a tag."""
         events: list[TextDelta | ThinkDelta] = []
         self._held += text
         while True:
             tag, place = min(
-                ((tag, self._held.find(tag)) for tag in self.TAGS if tag in self._held),
+                ((tag, self._held.find(tag)) for tag in TAGS if tag in self._held),
                 key=lambda pair: pair[1],
                 default=("", -1),
             )
             if place < 0:
                 break
             self._emit(self._held[:place].rstrip("\n"), events)
-            self._mode, self._at_start = self.TAGS[tag], True
+            self._mode, self._at_start = TAGS[tag], True
             self._held = self._held[place + len(tag) :]
-        keep = 0 if final else max(_overlap(self._held, tag) for tag in self.TAGS)
+        keep = 0 if final else max(_overlap(self._held, tag) for tag in TAGS)
         body = self._held[: len(self._held) - keep]
         if not final:  # newlines before a closing tag belong to the tag
             keep += len(body) - len(body.rstrip("\n"))

@@ -41,9 +41,9 @@ def choose_model(options: EngineOptions) -> str:
     """``auto``: a published model where a CUDA card holds it, else the embedded one."""
     wanted = find(AUTO_CUDA)
     assert wanted is not None
-    if options.device == "auto" or options.device.startswith("cuda"):
-        if probe.cuda_free_bytes() >= wanted.weight_bytes * ROOM_BESIDE_WEIGHTS:
-            return AUTO_CUDA
+    cuda_asked = options.device == "auto" or options.device.startswith("cuda")
+    if cuda_asked and probe.cuda_free_bytes() >= wanted.weight_bytes * ROOM_BESIDE_WEIGHTS:
+        return AUTO_CUDA
     return AUTO_OTHER
 
 

@@ -1,4 +1,4 @@
-"""A request made ready for the runner: media read, pictures preprocessed, prompt tokenised, tokens counted. No torch."""
+"""A request made ready for the runner: media read, pictures preprocessed, prompt tokenised. No torch."""
 
 from __future__ import annotations
 
@@ -185,5 +185,3 @@ def check_fits(layout: Layout, max_new_tokens: int, files: CheckpointFiles) -> N
         )
     if max_new_tokens < 1:
         raise PromptError("--max-new-tokens must be at least 1")
-
-

@@ -45,7 +45,8 @@ def load_model(
     names = check_names(model, files)
     total, done = sum(files.tensors[name].n_bytes for name in names), 0
     state: dict[str, torch.Tensor] = {}
-    for path, group in groupby(sorted(names, key=lambda n: (files.tensors[n].file, n)), lambda n: files.tensors[n].file):
+    by_file = sorted(names, key=lambda name: files.tensors[name].file)
+    for path, group in groupby(by_file, lambda name: files.tensors[name].file):
         with safe_open(path, framework="pt", device=str(device)) as shard:
             for name in group:
                 state[name] = shard.get_tensor(name).to(dtype)
@@ -79,10 +80,10 @@ def check_names(model: Valley, files: CheckpointFiles) -> list[str]:
 
 def unused_patterns(config: ValleyConfig) -> tuple[str, ...]:
     """Tensors that may be in the files and are not needed for inference."""
-    patterns = UNUSED if config.siglip else UNUSED + UNUSED_ONLY_NAVIT
+    patterns: tuple[str, ...] = UNUSED if config.siglip else UNUSED + UNUSED_ONLY_NAVIT
     if config.vit is None:
         patterns += ("model.qwen2vl_vision_tower.*",)
-    return patterns + ("lm_head.weight",) if config.text.tie_word_embeddings else patterns
+    return (*patterns, "lm_head.weight") if config.text.tie_word_embeddings else patterns
 
 
 def _listed(kind: str, names: list[str]) -> list[str]:

@@ -127,7 +127,7 @@ class Worker:
 
 def _explained(error: Exception) -> BaseException:
     """Out of memory is the user's to mend; anything else is ours and keeps its traceback."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return DeviceError(
             "out of memory while answering", "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
         )

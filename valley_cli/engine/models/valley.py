@@ -88,7 +88,8 @@ class Valley(nn.Module):
 
     def embed(self, input_ids: Iterable[int], pictures: list[Tensor], placeholder: int) -> Tensor:
         """Token embeddings with picture rows in the placeholders' stead, in order. -> [T, C]"""
-        rows, text = iter(pictures), []
+        rows = iter(pictures)
+        text: list[int] = []
         parts: list[Tensor] = []
         table = self.model.embed_tokens
 

@@ -1,0 +1,27 @@
+"""Where the golden references are, and tools that several test files need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SUBSET = ROOT / "tests" / "data" / "golden"
+SHARED = ROOT.parent / "shared" / "golden"
+GOLDEN = SHARED if SHARED.is_dir() else SUBSET
+VALLEY2 = SUBSET / "valley2-tiny" / "checkpoint"
+VALLEY25 = SUBSET / "valley2.5-tiny" / "checkpoint"
+IMAGES = SUBSET / "images"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own settings or cache, and no VALLEY_* variable leaks in."""
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith("VALLEY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)

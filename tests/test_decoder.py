@@ -1,0 +1,140 @@
+"""The decoder equals transformers' own, and every way of running it equals every other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from valley_cli.engine.kvcache import KVCache
+from valley_cli.engine.models.config import TextConfig
+from valley_cli.engine.models.layers import RMSNorm
+from valley_cli.engine.models.text import DecoderLayer, causal_attend, decode_hidden
+
+TOLERANCE = 2e-5
+
+
+class Decoder(torch.nn.Module):
+    """Embeddings, layers, norm and head under the names transformers gives them."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = torch.nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def logits(self, ids: Tensor, positions: Tensor, attend: Any = causal_attend) -> Tensor:
+        hidden = decode_hidden(self.layers, self.config, self.embed_tokens(ids), positions, attend)
+        return self.lm_head(self.norm(hidden))
+
+
+def tiny(kind: str) -> tuple[Any, Decoder]:
+    """(transformers' model, ours with the same random weights)"""
+    shape: dict[str, Any] = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(5)
+    reference: Any
+    if kind == "qwen2":
+        from transformers import Qwen2Config, Qwen2ForCausalLM
+
+        reference = Qwen2ForCausalLM(Qwen2Config(**shape, rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
+    else:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        shape["head_dim"] = 16  # not hidden_size / heads
+        reference = Qwen3ForCausalLM(Qwen3Config(**shape, rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
+    for parameter in reference.parameters():  # biases and norms too, which start as zeros and ones
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else torch.nn.init.uniform_(parameter, -0.5, 1)
+    config = TextConfig(
+        head_dim=shape.pop("head_dim", 8), rope_theta=1e6, qkv_bias=kind == "qwen2", qk_norm=kind == "qwen3", **shape
+    )
+    ours = Decoder(config)
+    ours.load_state_dict({name.removeprefix("model."): tensor for name, tensor in reference.state_dict().items()})
+    return reference.eval().requires_grad_(False), ours.eval().requires_grad_(False)
+
+
+def prompt(length: int, seed: int) -> Tensor:
+    return torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+def run_cached(ours: Decoder, cache: KVCache, slot: int, ids: Tensor, first: int) -> Tensor:
+    """Prefill ``first`` tokens, then one token at a time. -> logits [T, vocabulary]"""
+    parts = [ours.logits(ids[None, :first], torch.arange(first)[None], cache.prefill(slot, 0))[0]]
+    for place in range(first, len(ids)):
+        step = ours.logits(ids[None, place : place + 1], torch.tensor([[place]]), cache.decode([slot], [place]))
+        parts.append(step[0])
+    return torch.cat(parts)
+
+
+def new_cache(ours: Decoder, slots: int, capacity: int = 64) -> KVCache:
+    cache = KVCache(ours.config, torch.device("cpu"), torch.float32)
+    cache.reserve(slots, capacity)
+    return cache
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_plain_path_equals_transformers(kind: str) -> None:
+    reference, ours = tiny(kind)
+    ids = torch.stack([prompt(23, 1), prompt(23, 2)])
+    found = ours.logits(ids, torch.arange(23)[None])
+    assert (found - reference(input_ids=ids).logits).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_cached_decode_equals_full_forward(kind: str) -> None:
+    _, ours = tiny(kind)
+    ids = prompt(40, 3)
+    full = ours.logits(ids[None], torch.arange(40)[None])[0]
+    for first in (1, 17, 39):
+        assert (run_cached(ours, new_cache(ours, 1), 0, ids, first) - full).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_prefill_in_two_pieces_equals_one(kind: str) -> None:
+    _, ours = tiny(kind)
+    ids, cache = prompt(30, 4), new_cache(ours, 2)
+    full = ours.logits(ids[None], torch.arange(30)[None])[0]
+    head = ours.logits(ids[None, :11], torch.arange(11)[None], cache.prefill(1, 0))[0]
+    tail = ours.logits(ids[None, 11:], torch.arange(11, 30)[None], cache.prefill(1, 11))[0]
+    assert (torch.cat((head, tail)) - full).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("slots", [[0, 1, 2], [0, 2, 5]], ids=["dense", "with gaps"])
+def test_a_batch_of_mixed_lengths_equals_single_runs(slots: list[int]) -> None:
+    _, ours = tiny("qwen3")
+    rows = [prompt(length, seed) for seed, length in enumerate((9, 31, 18))]
+    cache = new_cache(ours, 6)
+    singles = [run_cached(ours, new_cache(ours, 1), 0, ids, len(ids) - 4)[-4:] for ids in rows]
+    for slot, ids in zip(slots, rows, strict=True):
+        ours.logits(ids[None, :-4], torch.arange(len(ids) - 4)[None], cache.prefill(slot, 0))
+    for step in range(4):
+        lengths = [len(ids) - 4 + step for ids in rows]
+        tokens = torch.stack([ids[place] for ids, place in zip(rows, lengths, strict=True)])[:, None]
+        logits = ours.logits(tokens, torch.tensor(lengths)[:, None], cache.decode(slots, lengths))
+        for row, single in enumerate(singles):
+            assert (logits[row, 0] - single[step]).abs().max() < TOLERANCE
+
+
+def test_a_cache_that_grows_keeps_what_it_holds() -> None:
+    _, ours = tiny("qwen2")
+    ids, cache = prompt(20, 6), new_cache(ours, 1, 16)
+    full = ours.logits(ids[None], torch.arange(20)[None])[0, -1]
+    ours.logits(ids[None, :19], torch.arange(19)[None], cache.prefill(0, 0))
+    cache.reserve(4, 700)
+    found = ours.logits(ids[None, 19:], torch.tensor([[19]]), cache.decode([0], [19]))[0, -1]
+    assert cache.slots == 4
+    assert cache.capacity >= 700
+    assert (found - full).abs().max() < TOLERANCE

@@ -1,0 +1,119 @@
+"""Imports go one way (each entry lists what a module may import of valley_cli; imports inside functions count)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "valley_cli"
+EVERYWHERE = {"", "errors", "text"}
+PLAIN = EVERYWHERE | {"engine.base", "engine.registry"}
+MEDIA = {"media", "media.address", "media.fetch", "media.image", "media.pinned", "media.web"}
+CONFIG = {"engine.models.config"}
+FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
+MODELS = {f"engine.models.{name}" for name in ("config", "layers", "projector", "text", "valley", "vision")}
+RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
+TENSORS = {"engine.runner", "engine.sampler", "engine.kvcache", "engine.weights"} | MODELS
+
+ALLOWED: dict[str, set[str]] = {
+    "": set(),
+    "__main__": {"app"} | EVERYWHERE,
+    "app": EVERYWHERE,
+    "errors": set(),
+    "text": set(),
+    "settings": PLAIN,
+    "inputs": PLAIN,
+    "render": PLAIN,
+    "commands": set(),
+    "commands.options": PLAIN,
+    "commands.describe": {"commands", "commands.options", "settings", "inputs", "render", "engine"} | PLAIN,
+    "media": set(),
+    **{name: MEDIA | PLAIN for name in MEDIA - {"media"}},
+    "engine": {"engine.local"} | PLAIN,
+    "engine.base": set(),
+    "engine.registry": {"engine.base"},
+    "engine.hub": PLAIN,
+    "engine.geometry": PLAIN,
+    "engine.models": set(),
+    "engine.models.config": PLAIN,
+    "engine.tokenizer": PLAIN,
+    "engine.prompt": {"engine.tokenizer"} | PLAIN,
+    "engine.preprocess": {"engine", "engine.geometry"} | PLAIN,
+    "engine.checkpoint": FILES | PLAIN,
+    "engine.prepare": {"engine"} | FILES | MEDIA | PLAIN,
+    "engine.probe": {"engine.checkpoint"} | PLAIN,
+    **{name: RUNNING | PLAIN for name in RUNNING},
+    **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
+    "engine.kvcache": MODELS | PLAIN,
+    "engine.sampler": PLAIN,
+    "engine.weights": {"engine.probe"} | FILES | MODELS | PLAIN,
+    "engine.runner": TENSORS | FILES | PLAIN,
+    "engine.worker": {"engine.runner"} | RUNNING | PLAIN,
+    "engine.local": {"engine", "engine.hub", "engine.prepare", "engine.probe", "engine.runner", "engine.worker"}
+    | RUNNING
+    | FILES
+    | PLAIN,
+}
+TORCH_ALLOWED = TENSORS | {"engine.probe"}
+HEAVY = {"torch", "transformers", "safetensors"}
+# packages that only some modules may import, wherever the import stands
+RESERVED = {
+    "typer": {"app", "commands.options", "commands.describe"},
+    "rich": set[str](),
+    "numpy": {"engine.preprocess"},
+    "PIL": {"engine.preprocess", "engine.prepare", "media.image"},
+    "requests": {"media.pinned", "media.web"},
+    "huggingface_hub": {"engine.hub"},
+}
+
+
+def modules() -> list[str]:
+    """Dotted names under valley_cli; packages by their own name."""
+    names = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module ``module`` imports, in full."""
+    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            yield from (_submodule(f"{node.module}.{alias.name}") or str(node.module) for alias in node.names)
+
+
+def _submodule(name: str) -> str | None:
+    path = ROOT.joinpath(*name.split("."))
+    return name if path.is_dir() or path.with_suffix(".py").is_file() else None
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_one_way(module: str) -> None:
+    allowed = ALLOWED[module] | {module}
+    ours = {
+        name.removeprefix("valley_cli").lstrip(".") for name in imports(module) if name.split(".")[0] == "valley_cli"
+    }
+    assert ours <= allowed, f"{module} imports {sorted(ours - allowed)}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_heavy_libraries_have_one_door(module: str) -> None:
+    packages = {name.split(".")[0] for name in imports(module)}
+    if module not in TORCH_ALLOWED:
+        assert not packages & HEAVY
+    for package, owners in RESERVED.items():
+        assert package not in packages or module in owners, f"{module} imports {package}"
+
+
+def test_the_table_names_no_module_that_is_gone() -> None:
+    assert set(ALLOWED) <= set(modules())
