@@ -143,7 +143,9 @@ class Case:
         assert patches is not None
         same(f"{where} grid", [1, *picture.plan.grid_hw], entry["grid_thw"])
         mean, std = (np.repeat(np.array(v, np.float32), 392) for v in (CLIP_MEAN, CLIP_STD))
-        same(f"{where} patch bytes", sha256(np.round((patches * std + mean) * 255).astype(np.uint8)), entry["sha256_u8"])
+        same(
+            f"{where} patch bytes", sha256(np.round((patches * std + mean) * 255).astype(np.uint8)), entry["sha256_u8"]
+        )
         same(f"{where} patch floats", sha256(patches), entry["sha256_f32"])
         if (name := f"qwen2vl_{index}_rows") in self.arrays:
             close(f"{where} patch rows", patches[self.arrays[f"{name}_idx"]], self.arrays[name], 1e-6)

@@ -1,0 +1,220 @@
+"""``valley describe`` as its users run it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, inside
+from tests.conftest import IMAGES, VALLEY2, VALLEY25
+from tests.servers import Server, send
+
+TINY = ("-m", str(VALLEY25), "--max-new-tokens", "8")
+PICTURE = str(IMAGES / "m0_64x64.png")
+OTHER = str(IMAGES / "m4_200x60.png")
+
+
+def described(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    """The JSON of one answer, asked for in this process."""
+    assert inside("describe", *args, *TINY, "--json") == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_in_a_pipe_stdout_is_the_answer_and_nothing_else() -> None:
+    done = cold("describe", PICTURE, *TINY)
+    assert done.returncode == 0
+    assert done.stdout.endswith(b"\n")
+    assert not done.stdout.endswith(b"\n\n")
+    assert b"\x1b" not in done.stdout
+    assert done.stderr == b""
+
+
+def test_bytes_on_stdin_give_the_same_answer_as_the_file() -> None:
+    done = cold("describe", "-", *TINY, "--json", stdin=Path(PICTURE).read_bytes())
+    from_file = cold("describe", PICTURE, *TINY, "--json")
+    assert json.loads(done.stdout)["response"] == json.loads(from_file.stdout)["response"]
+    assert json.loads(done.stdout)["sources"] == ["-"]
+
+
+def test_on_a_terminal_stages_are_shown_and_wiped_before_the_answer() -> None:
+    terminal = Terminal("describe", PICTURE, *TINY)
+    assert terminal.finish() == 0
+    assert b"loading weights" in terminal.screen
+    answer = terminal.screen.rpartition(b"\r\x1b[2K")[2]
+    assert answer.strip()
+    assert b"\x1b" not in answer
+
+
+@pytest.fixture
+def talkative(tmp_path: Path) -> str:
+    """A checkpoint that does not stop by itself."""
+    folder = tmp_path / "talkative"
+    shutil.copytree(VALLEY25, folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 927}')
+    return str(folder)
+
+
+def test_ctrl_c_keeps_what_was_said_and_exits_130(talkative: str) -> None:
+    terminal = Terminal("describe", PICTURE, "-m", talkative, "--max-new-tokens", "30000")
+    terminal.read_until(b"loading weights 100%")
+    terminal.read_more(200)
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.finish() == 130
+    assert b"Traceback" not in terminal.screen
+    assert terminal.screen.endswith(b"\n")
+
+
+def test_a_closed_pipe_ends_quietly(talkative: str) -> None:
+    shell = f"'{SCRIPT}' describe '{PICTURE}' -m '{talkative}' --max-new-tokens 30000 | head -c 5"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, env=environment(), timeout=COLD_LIMIT_S)
+    assert len(done.stdout) == 5
+    assert done.stderr == b""
+
+
+def test_several_pictures_are_one_question(capsys: pytest.CaptureFixture[str]) -> None:
+    found = described(capsys, PICTURE, OTHER)
+    assert found["sources"] == [PICTURE, OTHER]
+    assert found["usage"]["image_tokens"] == 4 + 14
+    assert found["finish_reason"] in ("stop", "length")
+    assert set(found) == {"model", "response", "thinking", "finish_reason", "usage", "timings", "sources"}
+
+
+def test_the_json_of_a_url_a_data_uri_a_file_uri_and_a_glob_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(PICTURE).read_bytes()
+    expected = described(capsys, PICTURE)["response"]
+    with Server({"/m0.png": send(data, content_type="text/plain")}) as server:
+        assert described(capsys, server.url("/m0.png"))["response"] == expected
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    for source in (uri, Path(PICTURE).as_uri(), str(IMAGES / "m0_*.png")):
+        assert described(capsys, source)["response"] == expected
+
+
+def test_each_gives_every_picture_its_own_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not a picture")
+    assert inside("describe", "--each", PICTURE, str(bad), OTHER, *TINY) == 4
+    captured = capsys.readouterr()
+    assert captured.out.count("==> ") == 2
+    assert f"==> {PICTURE} <==\n" in captured.out
+    assert "bad.png" in captured.err
+
+    assert inside("describe", "--each", PICTURE, str(bad), OTHER, *TINY, "--json") == 4
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["sources"] for line in lines] == [[PICTURE], [str(bad)], [OTHER]]
+    assert lines[1]["error"]["type"] == "SourceError"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("notes.png", b"just some text, long enough to be one\n", "text"),
+        ("empty.png", b"", "empty"),
+        ("cut.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "cut"),
+    ],
+)
+def test_what_is_no_picture_exits_4_and_says_what_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, data: bytes, words: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert inside("describe", str(path), *TINY) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert name in captured.err
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_bad_path_exits_4_without_importing_torch() -> None:
+    code = (
+        "import sys\nfrom valley_cli.__main__ import main\n"
+        "try:\n    main(['describe', 'gone.png', '-m', sys.argv[1]])\n"
+        "except SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [SCRIPT.with_name("python"), "-c", code, str(VALLEY25)], capture_output=True, env=environment(), text=True
+    )
+    assert done.stdout == "4 False\n"
+    assert done.stderr.startswith("valley: gone.png: no such file")
+
+
+def test_dry_run_prices_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("describe", PICTURE, OTHER, "-m", str(VALLEY2), "--dry-run", "--json") == 0
+    cost = json.loads(capsys.readouterr().out)
+    assert [picture["tokens"] for picture in cost["pictures"]] == [196 + 4, 196 + 14]
+    assert cost["fits"] is True
+    assert inside("describe", PICTURE, "-m", str(VALLEY2), "--dry-run") == 0
+    assert "64x64" in capsys.readouterr().out
+
+
+def test_output_goes_to_a_file_that_is_not_overwritten(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = tmp_path / "answer.txt"
+    assert inside("describe", PICTURE, *TINY, "-o", str(target)) == 0
+    assert capsys.readouterr().out == ""
+    first = target.read_text(encoding="utf-8")
+    assert first.endswith("\n")
+    assert inside("describe", PICTURE, *TINY, "-o", str(target)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert inside("describe", OTHER, *TINY, "-o", str(target), "--force") == 0
+    assert target.read_text(encoding="utf-8") != first
+
+
+def test_the_prompt_comes_from_a_file_or_stdin(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    question = "Which colour is it?"
+    path = tmp_path / "q.txt"
+    path.write_text(question + "\n")
+    expected = described(capsys, PICTURE, "-p", question)
+    assert described(capsys, PICTURE, "-p", f"@{path}")["response"] == expected["response"]
+    assert inside("describe", PICTURE, *TINY, "-p", "@" + str(tmp_path / "gone.txt")) == 4
+    assert inside("describe", "-", *TINY, "-p", "-") == 2
+
+
+def test_thinking_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("describe", PICTURE, *TINY, "--think", "--stats") == 0
+    assert "tokens/s" in capsys.readouterr().err
+
+
+def test_exact_changes_what_is_sent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(IMAGES / "m4_200x60.png").convert("RGB").save(turned, "PNG", exif=exif)
+    path = tmp_path / "turned.png"
+    path.write_bytes(turned.getvalue())
+    for extra, size in (((), [60, 200]), (("--exact",), [200, 60])):
+        assert inside("describe", str(path), "-m", str(VALLEY25), "--dry-run", "--json", *extra) == 0
+        assert json.loads(capsys.readouterr().out)["pictures"][0]["size_wh"] == size
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("describe",), 2, "SOURCE"),
+        (("describe", PICTURE, "--top-p", "7", *TINY), 2, "--top-p"),
+        (("describe", PICTURE, "--flavour", "vanilla", *TINY), 2, "vanilla"),
+        (("describe", PICTURE, "-m", "no-such-model", "--offline"), 5, "no-such-model"),
+        (("describe", PICTURE, "-m", str(IMAGES)), 5, "config.json"),
+        (("describe", PICTURE, *TINY, "--device", "cuda:7"), 6, "cuda:7"),
+        (("describe", PICTURE, *TINY, "--device", "toaster"), 6, "toaster"),
+        (("descirbe", PICTURE), 2, "descirbe"),
+    ],
+)
+def test_wrong_usage_ends_with_its_exit_code_and_the_word_at_fault(
+    capsys: pytest.CaptureFixture[str], args: tuple[str, ...], code: int, words: str
+) -> None:
+    assert inside(*args) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""

@@ -1,0 +1,204 @@
+"""The engine through its public door, on tiny golden checkpoints."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import IMAGES, VALLEY2, VALLEY25
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
+from valley_cli.errors import ModelError, PromptError, SourceError, UsageError, ValleyError
+
+SMALL = Media("m0", path=str(IMAGES / "m0_64x64.png"))
+OTHER = Media("m4", path=str(IMAGES / "m4_200x60.png"))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    opened = open_engine(EngineOptions(model=str(VALLEY25), device="cpu"))
+    yield opened
+    opened.close()
+
+
+def ask(text: str = "Hello?", *media: Media, n: int = 12, **sampling: object) -> Request:
+    chosen = Sampling(max_new_tokens=n, **sampling)  # type: ignore[arg-type]
+    return Request((Message("user", text),), images=media, sampling=chosen)
+
+
+def run(engine: Engine, request: Request) -> tuple[str, Done]:
+    *deltas, done = engine.generate(request)
+    assert isinstance(done, Done)
+    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done
+
+
+def test_an_answer_is_text_and_then_one_done(engine: Engine) -> None:
+    text, done = run(engine, ask("What is it?", SMALL))
+    assert text
+    assert done.finish_reason == "length"
+    assert done.usage.completion_tokens == len(done.token_ids) == 12
+    assert done.usage.image_tokens == 4
+    assert done.timings.ttft_s > 0
+
+
+def test_text_only_turns_carry_no_picture_unless_exact(engine: Engine) -> None:
+    _, plain = run(engine, ask())
+    _, exact = run(engine, replace(ask(), exact=True))
+    assert plain.usage.image_tokens == 0
+    assert exact.usage.image_tokens == 4
+    assert exact.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
+def test_requests_at_once_answer_as_they_do_alone(engine: Engine) -> None:
+    requests = [ask(f"Question {n} {'please ' * n}", *([SMALL] * (n % 3)), n=8 + n) for n in range(12)]
+    alone = [run(engine, request)[1].token_ids for request in requests]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda request: run(engine, request)[1].token_ids, requests))
+    assert together == alone
+
+
+def test_a_seeded_sample_does_not_depend_on_its_neighbours(engine: Engine) -> None:
+    seeded = ask("Sample", n=20, temperature=1.0, seed=7)
+    _, alone = run(engine, seeded)
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(run, engine, ask(f"noise {n}", n=30, temperature=1.0)) for n in range(3)]
+        _, among = run(engine, seeded)
+        [other.result() for other in others]
+    assert among.token_ids == alone.token_ids
+
+
+def test_closing_the_iterator_frees_the_slot(engine: Engine) -> None:
+    for _ in range(40):  # more than there are slots
+        events = engine.generate(ask(n=5000))
+        next(events)
+        events.close()
+    _, done = run(engine, ask(n=3))
+    assert done.usage.completion_tokens == 3
+
+
+def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
+    text, _ = run(engine, ask(n=30))
+    stop = text[5:8]
+    cut, done = run(engine, ask(n=30, stop=(stop,)))
+    assert cut == text[: text.index(stop)]
+    assert done.finish_reason == "stop"
+
+
+def test_repetition_penalty_works_with_pictures(engine: Engine) -> None:
+    _, plain = run(engine, ask("Look", SMALL, n=30))
+    _, penalised = run(engine, ask("Look", SMALL, n=30, repetition_penalty=0.1))  # below 1: drawn to what was seen
+    assert penalised.token_ids != plain.token_ids
+
+
+def test_thinking_takes_its_system_prompt_and_is_passed_to_the_template(engine: Engine) -> None:
+    _, plain = run(engine, ask())
+    *deltas, done = engine.generate(replace(ask(), think=True))
+    assert isinstance(done, Done)
+    assert done.usage.prompt_tokens > plain.usage.prompt_tokens + 100
+    assert all(isinstance(delta, TextDelta | ThinkDelta) for delta in deltas)
+
+
+def test_media_of_a_later_turn_stand_in_that_turn(engine: Engine) -> None:
+    turns = (
+        Message("user", "First.", (SMALL,)),
+        Message("assistant", "Fine."),
+        Message("user", "Second.", (OTHER,)),
+    )
+    placed = Request(turns, sampling=Sampling(max_new_tokens=6))
+    written = Request(
+        (Message("user", "<image>\nFirst."), Message("assistant", "Fine."), Message("user", "<image>\nSecond.")),
+        images=(SMALL, OTHER),
+        sampling=Sampling(max_new_tokens=6),
+    )
+    assert run(engine, placed)[1].token_ids == run(engine, written)[1].token_ids
+
+
+@pytest.mark.parametrize(
+    ("messages", "images", "words"),
+    [
+        ([("user", "<image> and <image>")], 1, "2 <image> placeholders but the request has 1 pictures"),
+        ([("user", "a"), ("assistant", "b")], 0, "last message must be the user's"),
+        ([("user", "a"), ("user", "b")], 0, "expected the assistant's"),
+        ([("system", "only")], 0, "last message must be the user's"),
+        ([("user", "look at this <image>")], 0, "1 <image> placeholders but the request has 0 pictures"),
+    ],
+)
+def test_requests_that_do_not_fit_together_say_why(
+    engine: Engine, messages: list[tuple[str, str]], images: int, words: str
+) -> None:
+    request = Request(tuple(Message(r, t) for r, t in messages), images=(SMALL,) * images)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match=words):
+        next(engine.generate(request))
+
+
+def test_a_request_longer_than_the_context_is_refused_with_its_numbers(engine: Engine) -> None:
+    with pytest.raises(PromptError, match=r"tokens \(0 for pictures\) but the model's context holds 32768"):
+        next(engine.generate(ask("word " * 40_000)))
+
+
+def test_an_unreadable_picture_is_a_source_error(engine: Engine) -> None:
+    with pytest.raises(SourceError, match="gone"):
+        next(engine.generate(ask("?", Media("gone.png", path=str(IMAGES / "gone.png")))))
+
+
+def test_measure_counts_what_generate_uses(engine: Engine) -> None:
+    request = ask("How much?", SMALL, OTHER)
+    cost = engine.measure(request)
+    _, done = run(engine, request)
+    assert cost.prompt_tokens == done.usage.prompt_tokens
+    assert cost.image_tokens == done.usage.image_tokens == sum(picture.tokens for picture in cost.pictures)
+    assert cost.fits
+    assert [picture.size_wh for picture in cost.pictures] == [(64, 64), (200, 60)]
+
+
+def test_the_github_flavour_counts_its_own_tiles() -> None:
+    opened = open_engine(EngineOptions(model=str(VALLEY2), device="cpu"))
+    hf = opened.measure(ask("?", SMALL, OTHER))
+    github = opened.measure(replace(ask("?", SMALL, OTHER), flavour="github"))
+    opened.close()
+    assert [picture.tiles for picture in hf.pictures] == [1, 1]
+    assert all(picture.tiles > 1 for picture in github.pictures)
+
+
+def test_closing_the_engine_ends_running_answers_and_refuses_new_ones() -> None:
+    opened = open_engine(EngineOptions(model=str(VALLEY25), device="cpu"))
+    events = opened.generate(ask(n=20_000))
+    next(events)
+    closing = threading.Thread(target=opened.close)
+    closing.start()
+    *_, done = events
+    closing.join(timeout=30)
+    assert isinstance(done, Done)
+    assert done.finish_reason == "cancelled"
+    with pytest.raises(ValleyError, match="closed"):
+        next(opened.generate(ask()))
+
+
+def test_a_model_that_cannot_be_loaded_fails_every_request(tmp_path: object) -> None:
+    import shutil
+    from pathlib import Path
+
+    folder = Path(str(tmp_path)) / "broken"
+    shutil.copytree(VALLEY25, folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"only_navit": true', '"only_navit": false'))
+    with pytest.raises(ModelError):
+        open_engine(EngineOptions(model=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (EngineOptions(model="no-such-model", offline=True), ModelError),
+        (EngineOptions(model=str(IMAGES)), ModelError),
+        (EngineOptions(model=str(VALLEY25), engine="warp"), UsageError),
+    ],
+)
+def test_what_cannot_be_opened_says_so(options: EngineOptions, error: type[ValleyError]) -> None:
+    with pytest.raises(error) as caught:
+        open_engine(options)
+    assert caught.value.hint

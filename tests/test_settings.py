@@ -1,0 +1,72 @@
+"""Options: flag > variable > file > default, each error named by where the value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from valley_cli.errors import UsageError
+from valley_cli.settings import TYPES, Settings, load_settings
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "valley").mkdir()
+    return {"XDG_CONFIG_HOME": str(tmp_path)}
+
+
+def write(home: dict[str, str], text: str) -> None:
+    (Path(home["XDG_CONFIG_HOME"]) / "valley" / "config.toml").write_text(text)
+
+
+def test_flag_beats_variable_beats_file_beats_default(home: dict[str, str]) -> None:
+    assert load_settings({}, home).top_k == Settings.top_k
+    write(home, "top_k = 3\nmodel = 'a'\nstop = ['x', 'y']\n")
+    assert load_settings({}, home).top_k == 3
+    assert load_settings({}, home).stop == ("x", "y")
+    environment = home | {"VALLEY_TOP_K": "4"}
+    assert load_settings({}, environment).top_k == 4
+    found = load_settings({"top_k": 5, "seed": None}, environment)
+    assert found.top_k == 5
+    assert found.origins["top_k"] == "--top-k"
+    assert found.origins["model"].endswith("config.toml: model")
+
+
+def test_every_option_has_a_variable(home: dict[str, str]) -> None:
+    samples = {"bool": "yes", "int": "1000", "float": "0.5", "str": "x", "tuple[str, ...]": "x"}
+    for name, kind in TYPES.items():
+        kind = kind.removesuffix(" | None")
+        special = {"dtype": "float32", "flavour": "github", "retries": "7", "max_redirects": "7"}
+        value = special.get(name) or samples[kind]
+        found = load_settings({}, home | {f"VALLEY_{name.upper()}": value})
+        assert getattr(found, name) != getattr(Settings(), name), name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("top_p = 2.0", "config.toml: top_p: 2.0 is not between"),
+        ("temprature = 1", "did you mean temperature"),
+        ("offline = 'perhaps'", "not true or false"),
+        ("max_new_tokens = 1.5", "not a whole number"),
+        ("model = 3", "not a text"),
+        ("= nonsense", "config.toml"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_key(home: dict[str, str], text: str, words: str) -> None:
+    write(home, text)
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, home)
+    assert words in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "warm"])
+def test_a_bad_variable_is_named(home: dict[str, str], value: str) -> None:
+    with pytest.raises(UsageError, match="VALLEY_TEMPERATURE"):
+        load_settings({}, home | {"VALLEY_TEMPERATURE": value})
+
+
+def test_limits_that_contradict_each_other_are_refused(home: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="larger than max_pixels"):
+        load_settings({"min_pixels": 5000, "max_pixels": 4000}, home)

@@ -1,0 +1,164 @@
+"""Checkpoints in every published layout load; damaged ones say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import VALLEY2, VALLEY25
+from valley_cli.engine.checkpoint import read_checkpoint
+from valley_cli.engine.tokenizer import load_tokenizer
+from valley_cli.engine.weights import load_model
+from valley_cli.errors import ModelError, WeightsError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(VALLEY2, tmp_path / "checkpoint"))
+
+
+def rewrite(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1) -> None:
+    """Save ``tensors`` as one file, or as shards with an index."""
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return
+    weight_map = {}
+    for shard in range(shards):
+        name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        part = {key: tensors[key] for key in sorted(tensors)[shard::shards]}
+        save_file(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def load(folder: Path) -> Any:
+    return load_model(read_checkpoint(folder), CPU, torch.float32)
+
+
+def test_shards_with_an_index_equal_a_single_file(folder: Path) -> None:
+    whole = load(folder).state_dict()
+    rewrite(folder, tensors_of(folder), shards=3)
+    sharded = load(folder).state_dict()
+    assert whole.keys() == sharded.keys()
+    assert all(torch.equal(whole[name], sharded[name]) for name in whole)
+
+
+def test_unused_tensors_are_ignored_by_name(folder: Path) -> None:
+    tensors = tensors_of(folder)
+    assert any(".head." in name for name in tensors)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
+    rewrite(folder, tensors)
+    assert not any(".head." in name for name in load(folder).state_dict())
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_all_listed(folder: Path) -> None:
+    tensors = tensors_of(folder)
+    tensors["model.surprise.weight"] = torch.zeros(2)
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    tensors["model.norm.weight"] = torch.zeros(3)
+    rewrite(folder, tensors)
+    with pytest.raises(WeightsError) as caught:
+        load(folder)
+    for words in (
+        "missing: model.layers.1.mlp.down_proj.weight",
+        "unexpected: model.surprise.weight",
+        "misshapen: model.norm.weight is [3], expected [64]",
+    ):
+        assert words in caught.value.message
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "header"])
+def test_a_damaged_file_is_a_weights_error(folder: Path, damage: str) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(
+        {"cut": data[:-7], "empty": b"", "text": b"not weights" * 9, "header": b"\xff" * 8 + data[8:]}[damage]
+    )
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        load(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    rewrite(folder, tensors_of(folder), shards=3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ModelError, match="model-00002-of-00003"):
+        load(folder)
+
+
+def test_a_silent_config_is_completed_from_the_weights(folder: Path) -> None:
+    full = read_checkpoint(folder).config
+    config = json.loads((folder / "config.json").read_text())
+    silent = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_key_value_heads", "vocab_size")
+    silent += ("mm_projector_type", "mlp_hidden_dim", "mm_hidden_size", "eagle_vision_tower", "tie_word_embeddings")
+    for name in silent:
+        del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_checkpoint(folder).config == full
+
+
+def test_the_valley25_shape_is_read_from_its_weights() -> None:
+    config = read_checkpoint(VALLEY25).config
+    assert config.family == "valley2.5"
+    assert config.siglip is None
+    assert config.vit is not None
+    assert config.vit.merger_dim == 512
+    assert config.text.qk_norm
+    assert (config.text.head_dim, config.text.num_attention_heads) == (32, 4)
+
+
+def test_vocab_and_merges_give_the_ids_of_tokenizer_json(folder: Path) -> None:
+    texts = [
+        "Hello  world\n\n",
+        "don't 12345 <im_start><image><im_end>",
+        "谷 naïve e\u0301 🙂",
+        "<\\cor></cor> <SUMMARY>",
+    ]
+    fast = load_tokenizer(folder)
+    (folder / "tokenizer.json").unlink()
+    slow = load_tokenizer(folder)
+    assert [slow.encode(text) for text in texts] == [fast.encode(text) for text in texts]
+    (folder / "tokenizer_config.json").unlink()  # added_tokens.json alone
+    assert [load_tokenizer(folder).encode(text) for text in texts] == [fast.encode(text) for text in texts]
+
+
+def test_no_tokenizer_at_all_is_a_model_error(folder: Path) -> None:
+    for name in ("tokenizer.json", "vocab.json"):
+        (folder / name).unlink()
+    with pytest.raises(ModelError, match="no tokenizer"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rope_scaling", {"type": "yarn", "factor": 4}),
+        ("mm_use_im_start_end", True),
+        ("mm_projector_type", "abracadabra"),
+        ("tokenize_function", "gumbel_argmax"),
+    ],
+)
+def test_what_no_published_model_has_is_refused(folder: Path, key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=r"rotary|start_end|abracadabra|gumbel"):
+        read_checkpoint(folder, {key: value})
+
+
+def test_half_precision_checkpoints_are_widened_for_a_small_model_on_cpu(folder: Path) -> None:
+    from valley_cli.engine.probe import default_dtype
+
+    rewrite(folder, {name: tensor.half() for name, tensor in tensors_of(folder).items()})
+    files = read_checkpoint(folder)
+    assert default_dtype(False, files) == "float32"
+    assert {p.dtype for p in load(folder).parameters()} == {torch.float32}
