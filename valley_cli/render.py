@@ -183,8 +183,9 @@ def stats_line(done: Done) -> str:
     usage, timings = done.usage, done.timings
     return (
         f"first token {timings.ttft_s:.2f} s (loading {timings.load_s:.2f} s, pictures {timings.media_s:.2f} s) · "
-        f"{usage.completion_tokens} tokens at {timings.tokens_per_s:.1f} tokens/s · prompt {usage.prompt_tokens} tokens "
-        f"({usage.image_tokens} image, {usage.cached_tokens} cached) · memory {size_text(timings.memory_bytes)}"
+        f"{usage.completion_tokens} tokens at {timings.tokens_per_s:.1f} tokens/s · "
+        f"prompt {usage.prompt_tokens} tokens ({usage.image_tokens} image, {usage.cached_tokens} cached) · "
+        f"memory {size_text(timings.memory_bytes)}"
     )
 
 

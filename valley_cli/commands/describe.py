@@ -192,7 +192,7 @@ def open_output(path: str | None, force: bool) -> Iterator[TextIO]:
         yield sys.stdout
         return
     try:
-        stream = open(path, "w" if force else "x", encoding="utf-8")
+        stream = open(path, "w" if force else "x", encoding="utf-8")  # noqa: SIM115 - closed below
     except FileExistsError:
         raise UsageError(f"{printable(path)} exists", "give another name, or add --force to overwrite it") from None
     except OSError as error:

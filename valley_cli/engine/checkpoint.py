@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,29 +11,9 @@ from typing import Any
 from valley_cli.engine.models.config import ValleyConfig, read_config
 from valley_cli.engine.preprocess import PreprocessOptions, options_from_files
 from valley_cli.engine.prompt import PromptBuilder
+from valley_cli.engine.tensorfiles import TensorInfo, tensor_index
 from valley_cli.engine.tokenizer import TextTokenizer, load_tokenizer, read_json
-from valley_cli.errors import ModelError, WeightsError
-
-INDEX = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor is: file, dtype as safetensors spells it, shape."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def n_values(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        return self.n_values * DTYPE_BYTES.get(self.dtype, 4)
+from valley_cli.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -79,41 +57,6 @@ def read_checkpoint(folder: Path, config_overrides: Mapping[str, Any] | None = N
         tensors=tensors,
         eos_ids=_eos_ids(read_json(folder / "generation_config.json"), raw, tokenizer),
     )
-
-
-def tensor_index(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint, from the headers of one file or of the shards an index names."""
-    index = read_json(folder / INDEX)
-    if index:
-        files = sorted({folder / name for name in index.get("weight_map", {}).values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise ModelError(f"{folder}: missing {', '.join(missing)}", "download the checkpoint again")
-    if not files:
-        raise ModelError(f"{folder}: no *.safetensors weights", "download the weights, or give another folder")
-    tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        tensors |= _read_header(file)
-    return tensors
-
-
-def _read_header(file: Path) -> dict[str, TensorInfo]:
-    """The JSON header of a safetensors file: 8 bytes of length, then the header, then the data."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= MAX_HEADER_BYTES:
-                raise ValueError("no header")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {name: TensorInfo(file, e["dtype"], tuple(e["shape"])) for name, e in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{file}: not a safetensors file ({error})", "download the checkpoint again") from None
-    if (size := file.stat().st_size) != 8 + length + end:
-        raise WeightsError(f"{file}: {size} bytes, expected {8 + length + end}", "download the checkpoint again")
-    return tensors
 
 
 def _eos_ids(generation: Mapping[str, Any], raw: Mapping[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:

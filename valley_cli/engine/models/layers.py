@@ -6,6 +6,36 @@ import torch
 from torch import Tensor, nn
 
 
+class _Unset:
+    """Leaves parameters as they are: they come from the checkpoint.
+
+    Filling them first would cost more than time: ``normal_`` on the meta device imports torch._dynamo, 2 CPU seconds.
+    """
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Linear(_Unset, nn.Linear):
+    """``nn.Linear`` without random initial values."""
+
+
+class Embedding(_Unset, nn.Embedding):
+    """``nn.Embedding`` without random initial values."""
+
+
+class LayerNorm(_Unset, nn.LayerNorm):
+    """``nn.LayerNorm`` without initial values."""
+
+
+class Conv2d(_Unset, nn.Conv2d):
+    """``nn.Conv2d`` without random initial values."""
+
+
+class Conv3d(_Unset, nn.Conv3d):
+    """``nn.Conv3d`` without random initial values."""
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, computed in float32 (Zhang and Sennrich, 2019)."""
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from valley_cli.engine.models.config import ProjectorConfig
+from valley_cli.engine.models.layers import Conv2d, Embedding, LayerNorm, Linear
 
 
 def _as_map(x: Tensor) -> Tensor:
@@ -27,12 +28,12 @@ class OvisConvAdapter(nn.Module):
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(config.input_dim, config.input_dim, 3, stride=2, padding=1)
+        self.conv = Conv2d(config.input_dim, config.input_dim, 3, stride=2, padding=1)
         self.mlp = nn.Sequential(
-            nn.Linear(config.input_dim, config.mlp_dim, bias=False),
-            nn.LayerNorm(config.mlp_dim),  # eps 1e-5 here, 1e-6 in the towers
+            Linear(config.input_dim, config.mlp_dim, bias=False),
+            LayerNorm(config.mlp_dim),  # eps 1e-5 here, 1e-6 in the towers
         )
-        self.embedding = nn.Embedding(config.mlp_dim, config.output_dim)
+        self.embedding = Embedding(config.mlp_dim, config.output_dim)
         self.hard = config.tokenize_function == "st_argmax"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,9 +49,9 @@ class ConvAdapter(nn.Module):
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(config.input_dim, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, config.output_dim)
+            Linear(config.input_dim, config.mlp_dim), nn.GELU(), Linear(config.mlp_dim, config.output_dim)
         )
-        self.conv = nn.Conv2d(config.output_dim, config.output_dim, 3, stride=2, padding=1)
+        self.conv = Conv2d(config.output_dim, config.output_dim, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return _as_rows(self.conv(_as_map(self.mlp(x))))
@@ -63,9 +64,7 @@ class MlpPixelShuffle(nn.Module):
         super().__init__()
         self.ratio = config.pixel_shuffle
         stacked = config.input_dim * self.ratio**2
-        self.mlp = nn.Sequential(
-            nn.Linear(stacked, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, config.output_dim)
-        )
+        self.mlp = nn.Sequential(Linear(stacked, config.mlp_dim), nn.GELU(), Linear(config.mlp_dim, config.output_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         n, rows, channels = x.shape

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from valley_cli.engine.models.config import TextConfig
-from valley_cli.engine.models.layers import RMSNorm, apply_rotary, inverse_frequencies
+from valley_cli.engine.models.layers import Linear, RMSNorm, apply_rotary, inverse_frequencies
 
 # (layer, q [B, H, T, D], k [B, KV, T, D], v [B, KV, T, D]) -> [B, H, T, D]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -31,10 +31,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         q_dim, kv_dim = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(config.hidden_size, q_dim, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(q_dim, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, q_dim, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, kv_dim, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, kv_dim, bias=config.qkv_bias)
+        self.o_proj = Linear(q_dim, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
@@ -53,9 +53,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

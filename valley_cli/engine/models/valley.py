@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from valley_cli.engine import geometry
 from valley_cli.engine.models.config import ValleyConfig
-from valley_cli.engine.models.layers import RMSNorm
+from valley_cli.engine.models.layers import Embedding, Linear, RMSNorm
 from valley_cli.engine.models.projector import build_projector, join_tiles, pool_map, pool_tiles
 from valley_cli.engine.models.text import Attend, DecoderLayer, decode_hidden
 from valley_cli.engine.models.vision import SiglipTower, VitTower
@@ -34,7 +34,7 @@ class ValleyModel(nn.Module):
     def __init__(self, config: ValleyConfig) -> None:
         super().__init__()
         text = config.text
-        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.embed_tokens = Embedding(text.vocab_size, text.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(text) for _ in range(text.num_hidden_layers))
         self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps)
         if config.siglip and config.projector:
@@ -51,7 +51,7 @@ class Valley(nn.Module):
         super().__init__()
         self.config = config
         self.model = ValleyModel(config)
-        self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        self.lm_head = Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from valley_cli.engine.models.config import SiglipConfig, VitConfig
-from valley_cli.engine.models.layers import apply_rotary, inverse_frequencies
+from valley_cli.engine.models.layers import (
+    Conv2d,
+    Conv3d,
+    Embedding,
+    LayerNorm,
+    Linear,
+    apply_rotary,
+    inverse_frequencies,
+)
 
 VIT_EPS = 1e-6
 VIT_ROPE_THETA = 10_000.0
@@ -23,8 +31,8 @@ class SiglipEmbeddings(nn.Module):
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
         side = config.image_size // config.patch_size
-        self.patch_embedding = nn.Conv2d(3, config.hidden_size, config.patch_size, config.patch_size)
-        self.position_embedding = nn.Embedding(side * side, config.hidden_size)
+        self.patch_embedding = Conv2d(3, config.hidden_size, config.patch_size, config.patch_size)
+        self.position_embedding = Embedding(side * side, config.hidden_size)
 
     def forward(self, tiles: Tensor) -> Tensor:
         patches = self.patch_embedding(tiles).flatten(2).transpose(1, 2)  # [n, 729, C]
@@ -36,8 +44,8 @@ class SiglipAttention(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.heads = config.num_attention_heads
-        self.q_proj, self.k_proj = nn.Linear(size, size), nn.Linear(size, size)
-        self.v_proj, self.out_proj = nn.Linear(size, size), nn.Linear(size, size)
+        self.q_proj, self.k_proj = Linear(size, size), Linear(size, size)
+        self.v_proj, self.out_proj = Linear(size, size), Linear(size, size)
 
     def forward(self, x: Tensor) -> Tensor:
         n, tokens, size = x.shape
@@ -51,8 +59,8 @@ class SiglipAttention(nn.Module):
 class SiglipMLP(nn.Module):
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -61,9 +69,9 @@ class SiglipMLP(nn.Module):
 class SiglipLayer(nn.Module):
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.self_attn = SiglipAttention(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.mlp = SiglipMLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ class SiglipTower(nn.Module):
         super().__init__()
         self.embeddings = SiglipEmbeddings(config)
         self.encoder = SiglipEncoder(config)
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, tiles: Tensor) -> Tensor:
         x = self.embeddings(tiles)
@@ -98,7 +106,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(3, config.embed_dim, (2, 14, 14), (2, 14, 14), bias=False)
+        self.proj = Conv3d(3, config.embed_dim, (2, 14, 14), (2, 14, 14), bias=False)
 
     def forward(self, patches: Tensor) -> Tensor:
         return F.linear(patches, self.proj.weight.flatten(1))
@@ -108,8 +116,8 @@ class VitAttention(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.qkv = Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         patches = x.shape[0]
@@ -122,8 +130,8 @@ class VitAttention(nn.Module):
 class VitMLP(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.embed_dim, config.mlp_dim)
-        self.fc2 = nn.Linear(config.mlp_dim, config.embed_dim)
+        self.fc1 = Linear(config.embed_dim, config.mlp_dim)
+        self.fc2 = Linear(config.mlp_dim, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -133,9 +141,9 @@ class VitMLP(nn.Module):
 class VitBlock(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.embed_dim, VIT_EPS)
+        self.norm1 = LayerNorm(config.embed_dim, VIT_EPS)
         self.attn = VitAttention(config)
-        self.norm2 = nn.LayerNorm(config.embed_dim, VIT_EPS)
+        self.norm2 = LayerNorm(config.embed_dim, VIT_EPS)
         self.mlp = VitMLP(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -148,11 +156,11 @@ class PatchMerger(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.ln_q = nn.LayerNorm(config.embed_dim, VIT_EPS)
+        self.ln_q = LayerNorm(config.embed_dim, VIT_EPS)
         self.mlp = nn.Sequential(
-            nn.Linear(4 * config.embed_dim, config.merger_dim),
+            Linear(4 * config.embed_dim, config.merger_dim),
             nn.GELU(),
-            nn.Linear(config.merger_dim, config.output_dim),
+            Linear(config.merger_dim, config.output_dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
