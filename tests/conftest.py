@@ -15,6 +15,8 @@ VALLEY2 = SUBSET / "valley2-tiny" / "checkpoint"
 VALLEY25 = SUBSET / "valley2.5-tiny" / "checkpoint"
 IMAGES = SUBSET / "images"
 
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported, by whichever test
+
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

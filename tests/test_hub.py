@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 
 from tests.hub_server import HubServer
 from valley_cli.engine.base import Stage
-from valley_cli.engine.hub import Checkpoint, find_fault, resolve_checkpoint
+from valley_cli.engine.hub import Checkpoint, resolve_checkpoint
+from valley_cli.engine.snapshot import find_fault
 from valley_cli.errors import ModelError, UsageError
 
 DPO = "bytedance-research/Valley2-DPO"
@@ -290,6 +291,10 @@ def test_folders_are_taken_as_they_are_and_faults_are_named(published: Path, tmp
         (folder / name).unlink()
         with pytest.raises(ModelError, match=f"{name}.* is missing"):
             resolve_checkpoint(str(folder))
+    outside = shutil.copytree(published, tmp_path / "outside")
+    (outside / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": f"../published/{FIRST}"}}))
+    with pytest.raises(ModelError, match=r"outside is not a checkpoint: .* names files outside the folder"):
+        resolve_checkpoint(str(outside))
     torn = shutil.copytree(published, tmp_path / "torn")
     os.truncate(torn / FIRST, 2 * MEGABYTE)
     with pytest.raises(ModelError, match=r"not whole \(2,097,152 of 3,"):

@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 
+from tests.conftest import ROOT
+from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.registry import MODELS, THINK_SYSTEM_PROMPT, find, suggest
 
 
@@ -81,3 +83,10 @@ def test_a_model_is_either_embedded_or_on_the_hub_and_cannot_be_changed() -> Non
         assert bool(info.repo_ids) != bool(info.embedded)
     with pytest.raises(dataclasses.FrozenInstanceError):
         MODELS[0].name = "other"  # type: ignore[misc]
+
+
+def test_the_embedded_weights_are_what_the_registry_says() -> None:
+    for info in MODELS:
+        if info.embedded:
+            config = read_checkpoint(ROOT / "valley_cli" / "assets" / info.embedded).config
+            assert (config.family, config.text.max_position_embeddings) == (info.family, info.context_tokens)
