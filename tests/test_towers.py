@@ -67,8 +67,9 @@ def test_hard_tokenising_takes_one_row_of_the_visual_vocabulary() -> None:
 
 def test_pixel_shuffle_stacks_neighbours() -> None:
     projector = MlpPixelShuffle(ProjectorConfig("mlp_pixel_shuffle", input_dim=2, mlp_dim=18, output_dim=18))
-    projector.mlp = torch.nn.Sequential(torch.nn.Linear(18, 18, bias=False))
-    projector.mlp[0].weight.requires_grad_(False).copy_(torch.eye(18))
+    stacked = torch.nn.Linear(18, 18, bias=False)
+    stacked.weight.requires_grad_(False).copy_(torch.eye(18))
+    projector.mlp = torch.nn.Sequential(stacked)  # shows what the MLP would be given
     places = torch.arange(729.0)
     rows = projector(torch.stack((places // 27, places % 27), dim=-1)[None])[0]  # [81, 18]: (row, column) pairs
     assert rows.shape == (81, 18)

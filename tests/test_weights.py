@@ -31,7 +31,7 @@ def rewrite(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1) -> 
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         part = {key: tensors[key] for key in sorted(tensors)[shard::shards]}
@@ -101,8 +101,21 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 def test_a_silent_config_is_completed_from_the_weights(folder: Path) -> None:
     full = read_checkpoint(folder).config
     config = json.loads((folder / "config.json").read_text())
-    silent = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_key_value_heads", "vocab_size")
-    silent += ("mm_projector_type", "mlp_hidden_dim", "mm_hidden_size", "eagle_vision_tower", "tie_word_embeddings")
+    silent: tuple[str, ...] = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "vocab_size",
+    )
+    silent += (
+        "vocab_size",
+        "mm_projector_type",
+        "mlp_hidden_dim",
+        "mm_hidden_size",
+        "eagle_vision_tower",
+        "tie_word_embeddings",
+    )
     for name in silent:
         del config[name]
     (folder / "config.json").write_text(json.dumps(config))
