@@ -24,7 +24,7 @@ class Stage:
 STAGES = (
     Stage("see", 0.08, Mix(text=0.35, several=0.1, clips=0.03), dense_only=True),
     Stage("basics", 0.42, Mix(text=0.06, describe=0.8)),
-    Stage("everything", 0.50, Mix(several=0.07, clips=0.06, talk=0.01, text=0.2, turns=0.12)),
+    Stage("everything", 0.50, Mix(several=0.07, clips=0.06, talk=0.01, text=0.3, turns=0.12, describe=0.7)),
 )
 
 

@@ -70,6 +70,7 @@ class Batch:
     position_BL: torch.Tensor
     branch_BL: torch.Tensor
     label_BL: torch.Tensor
+    weight_BL: torch.Tensor
     visible_BLL: torch.Tensor
     pictures: list[Pictures]
     samples: list[Sample]
@@ -128,9 +129,12 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
     for b, row in enumerate(sample.row for sample in samples):
         for tensor, values in ((ids, row.ids), (position, row.position), (branch, row.branch), (label, row.label)):
             tensor[b, : len(values)] = torch.tensor(values)
+    weight = torch.zeros(len(samples), length)
+    for b, sample in enumerate(samples):
+        weight[b, : len(sample.row.weight)] = torch.tensor(sample.row.weight)
     visible = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
     visible &= torch.ones(length, length, dtype=torch.bool).tril()
-    return Batch(ids, position, branch, label, visible, _group_pictures(samples, ids), samples)
+    return Batch(ids, position, branch, label, weight, visible, _group_pictures(samples, ids), samples)
 
 
 def _group_pictures(samples: list[Sample], ids_BL: torch.Tensor) -> list[Pictures]:

@@ -18,7 +18,7 @@ TOWER_WEIGHTS = {
     "size": 0.5,
     "left character": 1.0,
     "right character": 1.0,
-    "background": 0.3,
+    "background": 1.0,
 }
 DECODER_WEIGHTS = {"shape": 0.5, "colour": 0.5, "size": 0.5, "cell": 1.0, "row": 0.5, "column": 0.5}
 EVERYWHERE = ("background", "row", "column")  # labels without a "none" class

@@ -20,6 +20,7 @@ from training.dense import DenseHeads
 from training.measure import answer_logits, quick_scores
 from training.model import ModelConfig, ValleyMini
 from training.optim import make_optimizers, set_lr
+from training.rows import IGNORE
 from training.tokenizer import Encoder
 
 MUON_LR, ADAM_LR = 0.02, 2e-3
@@ -110,15 +111,16 @@ class Trainer:
                 logits, targets, probed = answer_logits(self.model, batch, towers)
         if stage.dense_only:
             return self._total(dense, "see")
-        answers = F.cross_entropy(logits, targets)
+        weight = batch.weight_BL[:, 1:][batch.label_BL[:, 1:] != IGNORE]
+        answers = (F.cross_entropy(logits, targets, reduction="none") * weight).sum() / weight.sum()
         self._note("loss", answers.item())
         self._note("token", (logits.argmax(-1) == targets).float().mean().item())
-        weight = dense_weight(progress)
-        if weight == 0:
+        beside = dense_weight(progress)
+        if beside == 0:
             return answers
         flat = probed.flatten(0, 1)
         placed = [self.heads.decoder(flat[group.slots], group.labels) for group in batch.pictures]
-        return answers + weight * (self._total(dense, "see") + self._total(placed, "place"))
+        return answers + beside * (self._total(dense, "see") + self._total(placed, "place"))
 
     def _total(self, parts: list[tuple[Tensor, dict[str, float]]], prefix: str) -> Tensor:
         for name, value in parts[0][1].items():

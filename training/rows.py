@@ -17,12 +17,17 @@ IGNORE = -100  # label of a position without loss
 
 @dataclass
 class Row:
-    """Parallel lists, one entry a position. ``branch`` 0 is the prefix; ``label`` is the id at this position."""
+    """Parallel lists, one entry a position. ``branch`` 0 is the prefix; ``label`` is the id at this position.
+
+    ``weight`` of a position in the loss: an answer of n tokens counts as sqrt(n), so that descriptions do not drown
+    the short answers.
+    """
 
     ids: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
     branch: list[int] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
 
     def add(self, ids: list[int], start: int, branch: int, learn: bool = False) -> int:
         """Append ``ids`` at positions from ``start``; returns the position after them."""
@@ -30,6 +35,7 @@ class Row:
         self.position += range(start, start + len(ids))
         self.branch += [branch] * len(ids)
         self.label += ids if learn else [IGNORE] * len(ids)
+        self.weight += [len(ids) ** -0.5 if learn else 0.0] * len(ids)
         return start + len(ids)
 
 

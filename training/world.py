@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from training import fonts
 from training.shapes import SHAPES, draw_shape
 
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "held-out", "example")
 RGB = tuple[int, int, int]
 
@@ -55,6 +55,7 @@ WORDS = tuple(
         "LEFT UP DOWN TOP GO YES NO HI OK ON OFF IN OUT"
     ).split()
 )
+GRAINS = 168  # of the noise along the longer side, at least
 MIN_CONTRAST = 100.0  # distance in RGB between an object and its background
 SMALL_DIAMETER, LARGE_DIAMETER = (0.14, 0.18), (0.25, 0.31)  # fractions of the longer side
 MAX_OBJECTS = 4
@@ -217,7 +218,10 @@ def make_scene(
 
 
 def draw_background(scene: Scene) -> Image.Image:
-    """The scene's background: one colour, a gradient across or down, or grey noise over one colour."""
+    """The scene's background: one colour, a gradient across or down, or grey noise over one colour.
+
+    The noise has grains that grow with the picture, as the program looks at all pictures in one size.
+    """
     noise = np.random.default_rng(scene.seed)
     shape = (scene.height, scene.width, 3)
     if scene.style == "plain":
@@ -228,7 +232,10 @@ def draw_background(scene: Scene) -> Image.Image:
         ramp = np.linspace(-slope, slope, shape[axis], dtype=np.float32)
         pixels += ramp[:, None, None] if axis == 0 else ramp[None, :, None]
     else:
-        pixels += noise.uniform(12, 20) * noise.standard_normal((*shape[:2], 1), dtype=np.float32)
+        grain = max(1, round(max(shape) / GRAINS))
+        rows, columns = -(-scene.height // grain), -(-scene.width // grain)
+        grains = noise.uniform(18, 28) * noise.standard_normal((rows, columns, 1), dtype=np.float32)
+        pixels += grains.repeat(grain, 0).repeat(grain, 1)[: scene.height, : scene.width]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
