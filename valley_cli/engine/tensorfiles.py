@@ -14,6 +14,7 @@ from pathlib import Path
 from valley_cli.errors import ModelError, WeightsError
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors format allows
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 AGAIN = "download the checkpoint again"
@@ -37,13 +38,14 @@ class TensorInfo:
 
 
 def tensor_index(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint, from the headers of all files or of the shards an index names.
+    """Every tensor of the checkpoint: of the shards an index names, else of model.safetensors, else of all files.
 
     Raises ModelError if files are missing, WeightsError if one is damaged or not whole.
     """
     names = indexed_files(folder)
     if names is None:
         names = sorted(file.name for file in folder.glob("*.safetensors"))
+        names = [SINGLE] if SINGLE in names else names
     if missing := [name for name in names if not (folder / name).is_file()]:
         verb = "is" if len(missing) == 1 else "are"
         raise ModelError(f"{folder}: {', '.join(missing)} {verb} missing", AGAIN)
