@@ -100,7 +100,8 @@ class Case:
 
     def check(self) -> None:
         """Raises DiffersError at the first stage that is not the reference's."""
-        prepared = Preparer(self.files, None, EngineOptions().limits).prepare(self.request)
+        preparer = Preparer(self.files, None, EngineOptions().limits)
+        prepared = preparer.prepare(preparer.layout(self.request))
         self._prompt(prepared)
         self._pixels(prepared)
         self._numbers(prepared)

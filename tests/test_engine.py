@@ -202,3 +202,10 @@ def test_what_cannot_be_opened_says_so(options: EngineOptions, error: type[Valle
     with pytest.raises(error) as caught:
         open_engine(options)
     assert caught.value.hint
+
+
+def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
+    request = ask("word " * 8000, n=60_000)
+    cost = engine.measure(request)
+    assert cost.prompt_tokens + cost.max_new_tokens == cost.context_tokens == 32768
+    assert not engine.measure(ask("word " * 40_000)).fits

@@ -190,11 +190,8 @@ class Cost:
 
     @property
     def fits(self) -> bool:
-        """True if the tokens fit the context and the memory fits the device."""
-        return (
-            self.prompt_tokens + self.max_new_tokens <= self.context_tokens
-            and self.kv_bytes + self.weight_bytes <= self.available_bytes
-        )
+        """True if the context has room for an answer and the device for weights and cache."""
+        return 0 < self.max_new_tokens and self.kv_bytes + self.weight_bytes <= self.available_bytes
 
 
 class Engine(Protocol):

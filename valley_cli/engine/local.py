@@ -12,7 +12,7 @@ from valley_cli.engine.base import Cost, Done, EngineOptions, Event, Request, Ti
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.hub import resolve_checkpoint
-from valley_cli.engine.prepare import Prepared, Preparer, check_fits
+from valley_cli.engine.prepare import Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.registry import ModelInfo, family_info, find
 from valley_cli.engine.sequence import Sequence
@@ -81,31 +81,33 @@ class LocalEngine:
     def generate(self, request: Request) -> Generator[Event, None, None]:
         """See ``Engine.generate``. Closing the iterator frees the slot at the next token."""
         begun = time.perf_counter()
-        worker = self.start()
         request = self._preparer.with_defaults(request)
-        prepared = self._preparer.prepare(request)
-        sequence = self._sequence(request, prepared)
+        layout = self._preparer.layout(request)
+        room = answer_room(layout, request, self.files)
+        check_fits(layout, room, self.files)
+        worker = self.start()  # only now: an unreadable picture is said at once, not after loading
+        prepared = self._preparer.prepare(layout)
+        media_s = time.perf_counter() - begun
+        sequence = self._sequence(request, prepared, room)
         worker.submit(sequence)
         try:
             while not isinstance(item := sequence.events.get(), str):
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-            yield self._done(item, sequence, prepared, worker, begun)
+            yield self._done(item, sequence, layout, worker, begun, media_s)
         finally:
             sequence.cancelled = True
 
-    def _sequence(self, request: Request, prepared: Prepared) -> Sequence:
+    def _sequence(self, request: Request, prepared: Prepared, room: int) -> Sequence:
         sampling, layout = request.sampling, prepared.layout
-        max_new_tokens = sampling.max_new_tokens or 0
-        check_fits(layout, max_new_tokens, self.files)
         end_of_turn = self.files.tokenizer.token_id(END_OF_TURN_TOKEN)
         hidden = {end_of_turn} if request.exact else {end_of_turn, *self.files.eos_ids}
         return Sequence(
             payload=prepared,
             prompt_tokens=layout.prompt_tokens,
             prompt_ids=tuple(token for token in layout.prompt.input_ids if token != IMAGE_ID),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=room,
             sampling=sampling,
             eos_ids=self.files.eos_ids,
             detokenizer=Detokenizer(
@@ -114,20 +116,22 @@ class LocalEngine:
             splitter=ThinkSplitter() if request.think else None,
         )
 
-    def _done(self, reason: str, sequence: Sequence, prepared: Prepared, worker: Worker, begun: float) -> Done:
+    def _done(
+        self, reason: str, sequence: Sequence, layout: Layout, worker: Worker, begun: float, media_s: float
+    ) -> Done:
         first, last = sequence.first_token_at, sequence.last_token_at
         decode_s = last - first if first and last else 0.0
         steps = len(sequence.new_ids) - 1
         return Done(
             finish_reason=reason,  # type: ignore[arg-type]  # every string in the queue is a FinishReason
             usage=Usage(
-                prompt_tokens=prepared.layout.prompt_tokens,
-                image_tokens=prepared.layout.image_tokens,
+                prompt_tokens=layout.prompt_tokens,
+                image_tokens=layout.image_tokens,
                 completion_tokens=len(sequence.new_ids),
             ),
             timings=Timings(
                 load_s=worker.load_s,
-                media_s=prepared.media_s,
+                media_s=media_s,
                 ttft_s=first - begun if first else 0.0,
                 decode_s=decode_s,
                 tokens_per_s=steps / decode_s if decode_s > 0 else 0.0,
@@ -142,7 +146,7 @@ class LocalEngine:
         request = self._preparer.with_defaults(request)
         layout = self._preparer.layout(request)
         text = self.files.config.text
-        max_new_tokens = request.sampling.max_new_tokens or 0
+        max_new_tokens = max(answer_room(layout, request, self.files), 0)
         value_bytes = probe.value_bytes(self.options.device, self.options.dtype, self.files)
         per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * value_bytes
         values = sum(info.n_values for info in self.files.tensors.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -51,7 +50,6 @@ class Prepared:
 
     layout: Layout
     pictures: tuple[Picture, ...]
-    media_s: float
 
 
 class Preparer:
@@ -72,17 +70,17 @@ class Preparer:
         self.limits = limits
         self.on_stage = on_stage
 
-    def prepare(self, request: Request) -> Prepared:
-        """Raises SourceError for unreadable media and PromptError for requests that do not fit together."""
-        start = time.perf_counter()
-        layout = self.layout(request)
+    def prepare(self, layout: Layout) -> Prepared:
+        """Preprocess the pictures that have a place in the text; others are never encoded."""
         n = len(layout.images)
-        used = layout.images[: layout.prompt.n_placeholders]  # the rest has no place in the text: never encoded
-        pictures = tuple(preprocess(image, n, layout.options) for _, image in used)
-        return Prepared(layout, pictures, time.perf_counter() - start)
+        used = layout.images[: layout.prompt.n_placeholders]
+        return Prepared(layout, tuple(preprocess(image, n, layout.options) for _, image in used))
 
     def layout(self, request: Request) -> Layout:
-        """Sizes, prompt and token counts; pixels are decoded but not preprocessed."""
+        """Read the media and build the prompt around them: all that can fail for reasons of the user's.
+
+        Raises SourceError for unreadable media and PromptError for requests that do not fit together.
+        """
         request = self.with_defaults(request)
         images, attached, unplaced = self._read_media(request)
         options = self._options(request)
@@ -174,14 +172,20 @@ def siglip_tokens(files: CheckpointFiles, plan: PicturePlan) -> int:
     return base + rows * cols
 
 
-def check_fits(layout: Layout, max_new_tokens: int, files: CheckpointFiles) -> None:
-    """Raises PromptError with the numbers if the prompt leaves no room for an answer in the model's context."""
-    context = files.config.text.max_position_embeddings
-    if layout.prompt_tokens >= context:
+def answer_room(layout: Layout, request: Request, files: CheckpointFiles) -> int:
+    """Longest answer in tokens: what was asked for, or what the context has left (0 or less: the prompt is too long).
+
+    The published code knows no such limit, so neither does an ``exact`` request.
+    """
+    wanted = request.sampling.max_new_tokens or 0
+    return wanted if request.exact else min(wanted, files.config.text.max_position_embeddings - layout.prompt_tokens)
+
+
+def check_fits(layout: Layout, room: int, files: CheckpointFiles) -> None:
+    """Raises PromptError with the numbers if ``room`` is no room for an answer."""
+    if room < 1:
         raise PromptError(
             f"the request is {layout.prompt_tokens} tokens ({layout.image_tokens} for pictures) "
-            f"but the model's context holds {context}",
+            f"but the model's context holds {files.config.text.max_position_embeddings}",
             "send fewer or smaller pictures (--max-pixels), or shorten the text",
         )
-    if max_new_tokens < 1:
-        raise PromptError("--max-new-tokens must be at least 1")
