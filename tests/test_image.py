@@ -170,11 +170,9 @@ def test_a_bomb_is_refused_quickly_and_with_little_memory(size: tuple[int, int])
     assert grown < (50 << 10 if sys.platform == "linux" else 50 << 20)
 
 
-def test_pillows_own_limit_is_an_error_too_when_ours_is_higher() -> None:
-    assert (
-        "M pixels, more than the limit"
-        in error(png_header(20_000, 20_000), MediaLimits(max_image_pixels=10**12)).message
-    )
+def test_a_higher_limit_holds_above_pillows_own_too() -> None:
+    message = error(png_header(20_000, 20_000), MediaLimits(max_image_pixels=10**12)).message
+    assert "is cut off" in message  # 400 M pixels: decoding was tried
 
 
 def test_pillow_prints_no_warnings_on_stderr() -> None:

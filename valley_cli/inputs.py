@@ -189,7 +189,11 @@ class _Sources:
         return Media(_shown(name), self.kind, path, url, data, self.typed)
 
     def _too_large(self, name: str) -> RefusedError:
-        return RefusedError(name, f"holds more than the limit of {self.limit / 1e6:,.6g} MB", "use a smaller picture")
+        return RefusedError(
+            name,
+            f"holds more than the limit of {self.limit / 1e6:,.6g} MB",
+            "use a smaller picture, or raise VALLEY_MAX_IMAGE_BYTES",
+        )
 
 
 def _shown(name: str) -> str:

@@ -191,7 +191,7 @@ class Cost:
     @property
     def fits(self) -> bool:
         """True if the context has room for an answer and the device for weights and cache."""
-        return 0 < self.max_new_tokens and self.kv_bytes + self.weight_bytes <= self.available_bytes
+        return self.max_new_tokens > 0 and self.kv_bytes + self.weight_bytes <= self.available_bytes
 
 
 class Engine(Protocol):

@@ -100,7 +100,11 @@ def too_large(media: Media, limit: int, size: int | None = None) -> RefusedError
     """The error for more than ``limit`` bytes; ``size`` if it is known."""
     has = f"has {size / 1e6:,.1f} MB" if size is not None else "goes on"
     what = "clip" if media.kind == "video" else "picture"
-    return RefusedError(media.name, f"{has}, more than the limit of {limit / 1e6:,.6g} MB", f"use a smaller {what}")
+    return RefusedError(
+        media.name,
+        f"{has}, more than the limit of {limit / 1e6:,.6g} MB",
+        f"use a smaller {what}, or raise VALLEY_MAX_IMAGE_BYTES",
+    )
 
 
 def _read_descriptor(

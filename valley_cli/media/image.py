@@ -6,7 +6,6 @@ The published code converts the same way, so its oddities are kept: transparency
 
 from __future__ import annotations
 
-import re
 import warnings
 from io import BytesIO
 
@@ -21,6 +20,7 @@ __all__ = ["open_image", "sniff"]
 # Pillow warns about odd palettes, EXIF and sizes; the size has a guard of its own below. Set once and for the whole
 # process: warnings.catch_warnings is not safe with threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # ``MediaLimits.max_image_pixels`` decides, also above Pillow's own 179 M
 
 _PILLOW_FORMATS = {kind: kind.upper() for kind in PICTURES} | {"heic": "HEIF"}
 _ORIENTATION = 0x0112
@@ -63,9 +63,6 @@ def open_image(data: bytes, name: str, limits: MediaLimits, *, exif: bool = True
             return _upright(image).convert("RGB") if exif else image.convert("RGB")
     except SourceError:
         raise
-    except Image.DecompressionBombError as error:
-        pixels = re.search(r"\d+", str(error))  # Pillow says no above 179 M pixels, before we see the size
-        raise _too_many_pixels(name, int(pixels[0]) if pixels else None, limits) from None
     except MemoryError:
         raise RefusedError(name, "there is not enough memory to decode it", "make it smaller") from None
     except Exception as error:  # Pillow's decoders raise nearly everything
@@ -86,7 +83,11 @@ def _pillow_format(name: str, kind: str) -> str:
 def _check_header(image: Image.Image, name: str, kind: str, limits: MediaLimits) -> None:
     width, height = image.size
     if width * height > limits.max_image_pixels:
-        raise _too_many_pixels(name, width * height, limits)
+        raise RefusedError(
+            name,
+            f"has {width * height / 1e6:,.1f} M pixels, more than the limit of {limits.max_image_pixels / 1e6:,.6g} M",
+            "make it smaller, or raise VALLEY_MAX_IMAGE_PIXELS",
+        )
     if kind == "tiff" and getattr(image, "is_animated", False):
         raise SourceError(name, "is a TIFF of several pages", "save the page you mean as a file of its own")
 
@@ -108,14 +109,6 @@ def _not_a_picture(name: str, kind: str) -> SourceError:
         return SourceError(name, *_NOT_PICTURES[kind])
     what = "is no known kind of picture" if kind == "unknown" else f"is {kind.upper()}, which is not read"
     return SourceError(name, what, _CONVERT_HINT)
-
-
-def _too_many_pixels(name: str, pixels: int | None, limits: MediaLimits) -> RefusedError:
-    has = f"has {pixels / 1e6:,.1f} M pixels, " if pixels is not None else "has "
-    limit = max(limits.max_image_pixels, 0) / 1e6
-    if pixels is not None and pixels <= limits.max_image_pixels:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-    return RefusedError(name, f"{has}more than the limit of {limit:,.6g} M", "make it smaller")
 
 
 def _undecodable(name: str, kind: str, data: bytes, error: Exception) -> SourceError:

@@ -98,7 +98,10 @@ def _walk(job: _Job, hop: _Hop) -> bytes:
                 return _body(job, response)
         target = _target(job, here, location)
         hop = _Hop(target, hop.typed and _same_door(here, target), redirected=True)
-    raise job.refuse(f"redirected more than {job.limits.max_redirects} times", "type the final address of the picture")
+    raise job.refuse(
+        f"redirected more than {job.limits.max_redirects} times",
+        "type the final address, or raise VALLEY_MAX_REDIRECTS",
+    )
 
 
 def _target(job: _Job, here: str, location: str) -> str:
@@ -229,7 +232,9 @@ def _time_is_up(job: _Job) -> SourceError:
     if job.deadline.was_cancelled:
         return job.fail("reading was stopped")
     limit = timeout_s(job.media, job.limits)
-    return job.refuse(f"took longer than {limit:g} s", "download it first and give the file")
+    return job.refuse(
+        f"took longer than {limit:g} s", "download it first and give the file, or raise VALLEY_IMAGE_TIMEOUT"
+    )
 
 
 def _check_status(job: _Job, response: requests.Response) -> None:
