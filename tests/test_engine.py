@@ -209,3 +209,12 @@ def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
     cost = engine.measure(request)
     assert cost.prompt_tokens + cost.max_new_tokens == cost.context_tokens == 32768
     assert not engine.measure(ask("word " * 40_000)).fits
+
+
+def test_options_a_family_does_not_have_are_refused(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="two towers"):
+        next(engine.generate(replace(ask("?", SMALL), flavour="github")))
+    opened = open_engine(EngineOptions(model=str(VALLEY2), device="cpu"))
+    with pytest.raises(UsageError, match="does not think"):
+        opened.measure(replace(ask(), think=True))
+    opened.close()

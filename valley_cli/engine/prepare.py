@@ -21,7 +21,7 @@ from valley_cli.engine.preprocess import (
 )
 from valley_cli.engine.prompt import IMAGE_ID, Prompt, place_pictures
 from valley_cli.engine.registry import ModelInfo
-from valley_cli.errors import PromptError
+from valley_cli.errors import PromptError, UsageError
 from valley_cli.media.fetch import read_bytes
 from valley_cli.media.image import open_image
 
@@ -81,6 +81,7 @@ class Preparer:
 
         Raises SourceError for unreadable media and PromptError for requests that do not fit together.
         """
+        self._check_options(request)
         request = self.with_defaults(request)
         images, attached, unplaced = self._read_media(request)
         options = self._options(request)
@@ -100,6 +101,14 @@ class Preparer:
         text_tokens = sum(token != IMAGE_ID for token in prompt.input_ids)
         total = text_tokens + sum(cost.tokens for cost in costs)
         return Layout(tuple(images), prompt, options, plans, costs, total)
+
+    def _check_options(self, request: Request) -> None:
+        """Raises UsageError for what the model's family does not have."""
+        config = self.files.config
+        if request.flavour == "github" and not (config.siglip and config.vit):
+            raise UsageError("the github flavour knows models with two towers only", "leave --flavour github out")
+        if request.think and self.info and self.info.think_system_prompt is None:
+            raise UsageError(f"{self.info.name} does not think", "leave --think out, or choose -m valley2.5")
 
     def with_defaults(self, request: Request) -> Request:
         """Fill in what the family decides: the answer's longest length, and the thinking system prompt."""
