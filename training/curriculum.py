@@ -21,10 +21,12 @@ class Stage:
     dense_only: bool = False
 
 
+LOOK_UPS = ("colour", "shape", "size", "where", "what at", "beside", "count shape", "count colour")
 STAGES = (
     Stage("see", 0.08, Mix(text=0.35, several=0.1, clips=0.03), dense_only=True),
-    Stage("basics", 0.42, Mix(text=0.06, describe=0.8)),
-    Stage("everything", 0.50, Mix(several=0.07, clips=0.06, talk=0.01, text=0.3, turns=0.12, describe=0.7)),
+    Stage("basics", 0.32, Mix(text=0.06, describe=0.8)),
+    Stage("look-ups", 0.12, Mix(text=0.0, describe=0.3, kinds=LOOK_UPS, objects=(2, 2, 3, 3, 4))),
+    Stage("everything", 0.48, Mix(several=0.07, clips=0.06, talk=0.01, text=0.3, turns=0.12, describe=0.7)),
 )
 
 

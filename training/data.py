@@ -41,6 +41,8 @@ class Mix:
     turns: float = 0.0  # of the rows: a conversation instead of branches
     describe: float = 0.7  # of the single pictures: with the description among the questions
     branches: int = 6
+    kinds: tuple[str, ...] = ()  # of the questions about single pictures besides description and reading; (): all
+    objects: tuple[int, ...] = ()  # numbers of objects to choose from; (): the world's own shares
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ def random_sample(encoder: Encoder, rng: random.Random, mix: Mix) -> Sample:
     elif kind < mix.several + mix.clips + mix.talk:
         scenes, asked = [], clips.talk(rng)
     else:
-        scene = world.make_scene(rng, with_text=mix.text)
-        asked = questions.choose(rng, questions.ask_all(rng, scene), mix.branches, mix.describe)
+        scene = world.make_scene(rng, rng.choice(mix.objects) if mix.objects else None, mix.text)
+        asked = questions.choose(rng, questions.ask_all(rng, scene), mix.branches, mix.describe, mix.kinds)
         scenes = [scene]
     asked = asked[: mix.branches]
     if turns:

@@ -165,10 +165,12 @@ def ask_all(rng: random.Random, scene: Scene) -> list[Question]:
     return found
 
 
-def choose(rng: random.Random, found: list[Question], limit: int, describe_share: float) -> list[Question]:
-    """``limit`` of the questions: the description with a chance of ``describe_share``, reading always."""
+def choose(
+    rng: random.Random, found: list[Question], limit: int, describe_share: float, kinds: tuple[str, ...] = ()
+) -> list[Question]:
+    """``limit`` questions: reading always, the description with a chance of ``describe_share``, others of ``kinds``."""
     first = [q for q in found if q.kind == "describe" and rng.random() < describe_share]
     first += [q for q in found if q.kind == "read"]
-    rest = [q for q in found if q.kind not in ("describe", "read")]
+    rest = [q for q in found if q.kind not in ("describe", "read") and (not kinds or q.kind in kinds)]
     rng.shuffle(rest)
     return (first + rest)[:limit]
