@@ -43,6 +43,7 @@ class Runner:
     def __init__(
         self, files: CheckpointFiles, device: str, dtype: str, on_stage: Callable[[Stage], None] | None = None
     ) -> None:
+        self.on_stage = on_stage or (lambda stage: None)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, files, self.device)
         if self.device.type == "cpu" and files.weight_bytes < ONE_THREAD_BYTES:
@@ -76,8 +77,9 @@ class Runner:
     @torch.inference_mode()
     def merge(self, input_ids: Sequence[int], pictures: Sequence[Picture]) -> Tensor:
         """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows."""
-        rows = []
-        for picture in pictures[: list(input_ids).count(IMAGE_ID)]:
+        rows, used = [], pictures[: list(input_ids).count(IMAGE_ID)]
+        for index, picture in enumerate(used):
+            self.on_stage(Stage("looking at pictures", index, len(used), "pictures"))
             rows.append(torch.cat([part for part in self.encode_picture(picture) if part is not None]))
         merged = self.model.embed(input_ids, rows, IMAGE_ID)
         return merged[: self.model.config.tokenizer_model_max_length]
@@ -85,6 +87,7 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, slot: int, merged: Tensor, room: int) -> Tensor:
         """Read ``merged`` [T, C] into ``slot``, which is given space for ``room`` tokens. -> logits [vocabulary]"""
+        self.on_stage(Stage("reading the prompt"))
         self.cache.reserve(slot + 1, room)
         positions = torch.arange(len(merged), device=self.device)[None]
         hidden = self.model.hidden(merged[None], positions, self.cache.prefill(slot, 0))

@@ -14,7 +14,7 @@ from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.models.config import ValleyConfig
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.probe import default_dtype
-from valley_cli.errors import WeightsError
+from valley_cli.errors import UsageError, WeightsError
 
 UNUSED = ("*.rotary_emb.inv_freq", "*.position_ids", "model.vision_tower.vision_tower.vision_model.head.*")
 UNUSED_ONLY_NAVIT = ("model.vision_tower.*", "model.mm_projector.*")
@@ -22,9 +22,14 @@ LISTED = 8
 
 
 def choose_dtype(name: str, files: CheckpointFiles, device: torch.device) -> torch.dtype:
-    """The torch dtype called ``name``; ``auto`` as ``probe.default_dtype`` says."""
+    """The torch dtype called ``name``; ``auto`` as ``probe.default_dtype`` says. Raises UsageError for float16 on a CPU.
+
+    Measured on 0.55 B parameters, 2 cores: first token after 17 s in bfloat16, 39 s in float32, 209 s in float16.
+    """
     if name == "auto":
         name = default_dtype(device.type == "cuda", files)
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("float16 is for CUDA", "on a CPU give --dtype bfloat16 or float32")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
