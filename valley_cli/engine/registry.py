@@ -106,8 +106,8 @@ MODELS: tuple[ModelInfo, ...] = (
         max_pixels_several=256 * PIXELS_PER_TOKEN,
         embedded="valley-mini",
         notice=(
-            "valley-mini was trained on generated drawings only and does not understand photographs; "
-            "for a real model, on a CUDA card: -m valley2-dpo"
+            "valley-mini, trained on generated drawings only, does not understand photographs; "
+            "a real model: -m valley2-dpo"
         ),
     ),
 )
