@@ -64,21 +64,23 @@ def talkative(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_ctrl_c_keeps_what_was_said_and_exits_130(talkative: str) -> None:
-    terminal = Terminal("describe", PICTURE, "-m", talkative, "--max-new-tokens", "30000")
-    terminal.read_until(b"loading weights 100%")
+def test_ctrl_c_keeps_what_was_said_and_ends_the_whole_run(talkative: str) -> None:
+    terminal = Terminal("describe", "--each", PICTURE, OTHER, "-m", talkative, "--max-new-tokens", "30000")
+    terminal.read_until(b"==> ")
     terminal.read_more(200)
     os.killpg(terminal.process.pid, signal.SIGINT)
     assert terminal.finish() == 130
     assert b"Traceback" not in terminal.screen
-    assert terminal.screen.endswith(b"\n")
+    assert terminal.screen.count(b"==> ") == 1
+    assert terminal.screen.removesuffix(b"\r\x1b[2K").endswith(b"\n")
 
 
 def test_a_closed_pipe_ends_quietly(talkative: str) -> None:
-    shell = f"'{SCRIPT}' describe '{PICTURE}' -m '{talkative}' --max-new-tokens 30000 | head -c 5"
+    answer = f"'{SCRIPT}' describe '{PICTURE}' -m '{talkative}' --max-new-tokens 30000"
+    shell = answer + " | head -c 5; echo ${PIPESTATUS[@]} >&2"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, env=environment(), timeout=COLD_LIMIT_S)
     assert len(done.stdout) == 5
-    assert done.stderr == b""
+    assert done.stderr == b"0 0\n"
 
 
 def test_several_pictures_are_one_question(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +171,74 @@ def test_output_goes_to_a_file_that_is_not_overwritten(capsys: pytest.CaptureFix
     assert target.read_text(encoding="utf-8") != first
 
 
+def test_a_command_that_fails_leaves_the_output_file_as_it_was(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_text("yesterday's answer\n")
+    for target in (old, new):
+        assert inside("describe", PICTURE, "-m", str(IMAGES), "-o", str(target), "--force") == 5
+    assert old.read_text() == "yesterday's answer\n"
+    assert not new.exists()
+    empty = tmp_path / "empty.txt"  # a reserved name: nothing to lose
+    empty.touch()
+    assert inside("describe", PICTURE, *TINY, "-o", str(empty), "--dry-run") == 0
+    assert "64x64" in empty.read_text()
+
+
+def test_output_never_goes_to_an_input_or_to_what_is_no_text(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture, question, link, weights = (tmp_path / name for name in ("a.png", "q.txt", "link.txt", "w.safetensors"))
+    picture.write_bytes(Path(PICTURE).read_bytes())
+    question.write_text("Which colour?")
+    link.symlink_to(picture)
+    weights.write_bytes(bytes(8) + b"{}")
+    for target, word in ((picture, "inputs"), (link, "inputs"), (question, "inputs"), (weights, "not text")):
+        before = target.read_bytes()
+        args = (str(picture), "-p", f"@{question}", *TINY, "-o", str(target), "--force")
+        assert inside("describe", *args) == 2
+        assert word in capsys.readouterr().err
+        assert target.read_bytes() == before
+
+
+def test_output_goes_to_devices_and_pipes_without_force(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("describe", PICTURE, *TINY, "--dry-run", "-o", os.devnull) == 0
+    if os.path.exists("/dev/full"):
+        assert inside("describe", PICTURE, *TINY, "--dry-run", "-o", "/dev/full") == 1
+        assert "/dev/full: no space left on device" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_and_keeps_message_and_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALLEY_DEBUG", "1")
+    assert inside("describe", "gone.png") == 4
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert "\nvalley: gone.png: no such file\n" in shown
+
+
+def test_a_working_folder_that_is_gone_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert inside("describe", PICTURE) == 2
+    assert "working folder is gone" in capsys.readouterr().err
+
+
+def test_streams_that_are_closed_or_full(tmp_path: Path) -> None:
+    # as one process each, since this is about the process's own streams; nothing here gets as far as the model
+    bad = f"'{SCRIPT}' describe gone.png"
+    dry = f"'{SCRIPT}' describe '{PICTURE}' -m '{VALLEY25}' --dry-run"
+    for shell, code in ((f"{bad} 2>&-", 4), (f"{dry} >&-", 1)):
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, env=environment(), timeout=COLD_LIMIT_S)
+        assert done.returncode == code
+        assert b"Error" not in done.stderr
+    assert done.stderr.startswith(b"valley: standard output: bad file descriptor\n")
+
+
 def test_the_prompt_comes_from_a_file_or_stdin(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     question = "Which colour is it?"
     path = tmp_path / "q.txt"
@@ -177,6 +247,20 @@ def test_the_prompt_comes_from_a_file_or_stdin(capsys: pytest.CaptureFixture[str
     assert described(capsys, PICTURE, "-p", f"@{path}")["response"] == expected["response"]
     assert inside("describe", PICTURE, *TINY, "-p", "@" + str(tmp_path / "gone.txt")) == 4
     assert inside("describe", "-", *TINY, "-p", "-") == 2
+    assert inside("describe", PICTURE, *TINY, "-p", "-", "-s", "-") == 2
+
+
+def test_a_prompt_that_is_no_text_or_nothing_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    for args, code, words in (
+        (("-p", "\udcff"), 2, "--prompt: not UTF-8"),
+        (("--stop", "\udcff"), 2, "--stop"),
+        (("-s", f"@{empty}"), 4, "holds no text"),
+        (("-p", f"@{tmp_path}"), 4, "begin it with a space"),
+    ):
+        assert inside("describe", PICTURE, *TINY, *args) == code
+        assert words in capsys.readouterr().err
 
 
 def test_thinking_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from valley_cli.engine.base import Done, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
+from valley_cli.errors import ValleyError
 from valley_cli.render import Answer, Renderer, StatusLine, safe_text, stage_text
 
 DONE = Done("stop", Usage(20, 4, 3), Timings(0.1, 0.2, 0.3, 0.4, 50.0, 2_000_000_000), "tiny")
@@ -25,7 +27,7 @@ def render(*events: Event, out: io.StringIO | None = None, **options: bool) -> t
     """What ends up on stdout and stderr."""
     out, err = out or io.StringIO(), io.StringIO()
     renderer = Renderer(out, StatusLine(err), err=err, **options)  # type: ignore[arg-type]
-    renderer.finish(renderer.show([*events, DONE], Answer()), ["a.png"], "tiny", None)
+    renderer.finish(renderer.show([*events, DONE], Answer()), ["a.png"], None)
     return out.getvalue(), err.getvalue()
 
 
@@ -46,6 +48,43 @@ def test_thinking_is_kept_off_stdout() -> None:
     out, err = render(ThinkDelta("hmm"), TextDelta("Red."))
     assert (out, err) == ("Red.\n", "hmm\n")
     assert render(ThinkDelta("hmm"), TextDelta("Red."), quiet=True) == ("Red.\n", "")
+
+
+def test_a_line_of_thinking_is_ended_before_anything_else_is_said() -> None:
+    out, err = render(ThinkDelta("hmm"), stats=True)
+    assert out == "\n"
+    assert err.startswith("hmm\nfirst token")
+
+
+def test_a_dumb_terminal_gets_no_control_characters_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert render(TextDelta("a\x1b]0;x\x07b"), out=Screen())[0] == "a]0;xb\n"
+
+
+class Full(io.StringIO):
+    """A stream that takes nothing more."""
+
+    name = "answer.txt"
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_named_and_stderr_is_never_a_reason_to_stop() -> None:
+    with pytest.raises(ValleyError, match=r"answer\.txt: no space left on device"):
+        render(TextDelta("Red."), out=Full())
+    out = io.StringIO()
+    renderer = Renderer(out, StatusLine(Full(), verbose=True), stats=True, err=Full())
+    renderer.status.stage(Stage("loading weights"))
+    renderer.finish(renderer.show([ThinkDelta("hmm"), TextDelta("Red."), DONE], Answer()), ["a.png"], None)
+    assert out.getvalue() == "Red.\n"
+
+
+def test_json_is_whole_where_the_stream_holds_ascii_only() -> None:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="ascii", errors="replace") as out:
+        Renderer(out, StatusLine(io.StringIO())).write_json({"response": "谷 🙂"})
+        assert json.loads(raw.getvalue()) == {"response": "谷 🙂"}
 
 
 def test_json_is_one_object_on_one_line() -> None:
@@ -69,7 +108,7 @@ def test_an_interrupted_answer_keeps_what_was_said() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         renderer.show(events(), answer)
-    renderer.finish(answer, ["a.png"], "tiny", None)
+    renderer.finish(answer, ["a.png"], None)
     found = json.loads(out.getvalue())
     assert (found["response"], found["finish_reason"]) == ("half an ans", "cancelled")
 
@@ -81,10 +120,12 @@ def test_the_status_line_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> No
         line = StatusLine(stream, **options)  # type: ignore[arg-type]
         for done in (10, 41):
             line.stage(Stage("loading weights", done, 100, "bytes"))
-        line.clear()
-    assert screen.getvalue() == "\r\x1b[2Kloading weights 10%\r\x1b[2Kloading weights 41%\r\x1b[2K"
+        line.close()
+        line.stage(Stage("loading weights", 99, 100, "bytes"))  # a thread that goes on after the end
+    wipe = "\r\x1b[2K"
+    assert screen.getvalue() == f"{wipe}{wipe}loading weights 10%{wipe}loading weights 41%{wipe}"
     assert pipe.getvalue() == ""
-    assert verbose.getvalue() == "valley: loading weights 10%\n"
+    assert verbose.getvalue() == "valley: loading weights ...\n"
 
 
 def test_stages_are_named_with_what_is_known() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from valley_cli.errors import UsageError
-from valley_cli.settings import TYPES, Settings, load_settings
+from valley_cli.settings import TYPES, Settings, config_path, load_settings
 
 
 @pytest.fixture
@@ -51,6 +51,10 @@ def test_every_option_has_a_variable(home: dict[str, str]) -> None:
         ("offline = 'perhaps'", "not true or false"),
         ("max_new_tokens = 1.5", "not a whole number"),
         ("model = 3", "not a text"),
+        ("stop = ''", "none empty"),
+        ("stop = [1, 2]", "none empty"),
+        ("max_new_tokens = 0", "not between 1 and 1000000"),
+        ("[describe]", "the keys are: model"),
         ("= nonsense", "config.toml"),
     ],
 )
@@ -65,6 +69,25 @@ def test_a_bad_file_is_named_with_the_key(home: dict[str, str], text: str, words
 def test_a_bad_variable_is_named(home: dict[str, str], value: str) -> None:
     with pytest.raises(UsageError, match="VALLEY_TEMPERATURE"):
         load_settings({}, home | {"VALLEY_TEMPERATURE": value})
+
+
+def test_an_empty_variable_is_not_set(home: dict[str, str]) -> None:
+    names = {f"VALLEY_{name.upper()}": "" for name in TYPES}
+    assert load_settings({}, home | names) == load_settings({}, home)
+
+
+def test_a_place_without_a_file_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / ".config").write_text("a file where the folder would be")
+    for environ in ({"HOME": str(tmp_path)}, {"HOME": ""}, {}, {"HOME": "/nonexistent"}):
+        assert load_settings({}, environ) == Settings()
+    relative = config_path({"HOME": "/home/me", "XDG_CONFIG_HOME": "here"})
+    assert relative == Path("/home/me/.config/valley/config.toml")
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(home: dict[str, str]) -> None:
+    (Path(home["XDG_CONFIG_HOME"]) / "valley" / "config.toml").mkdir()
+    with pytest.raises(UsageError, match=r"config\.toml: is a directory"):
+        load_settings({}, home)
 
 
 def test_limits_that_contradict_each_other_are_refused(home: dict[str, str]) -> None:

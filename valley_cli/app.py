@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from valley_cli import __version__
+from valley_cli.errors import UsageError
 
 COMMANDS = {
     "describe": "Say what is in one or more pictures.",
@@ -27,6 +29,7 @@ class LazyGroup(TyperGroup):
         name, _, rest = super().resolve_command(ctx, args)
         if name is None:
             return None, None, rest
+        check_working_folder()
         module = import_module(f"valley_cli.commands.{name}")
         command = typer.main.get_command(module.app)
         command.name = name
@@ -45,6 +48,14 @@ def build_app() -> Any:
     )
     app.callback()(root)
     return typer.main.get_command(app)
+
+
+def check_working_folder() -> None:
+    """Raises UsageError where it was deleted: torch would end the process there, without naming the reason."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the working folder is gone", "cd to another one and run the command again") from None
 
 
 def show_version(wanted: bool) -> None:

@@ -12,11 +12,13 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from valley_cli.engine.base import Cost, Done, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
 from valley_cli.errors import ValleyError
+from valley_cli.text import printable
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 DIM, RESET = "\x1b[2m", "\x1b[0m"
@@ -40,38 +42,52 @@ def safe_text(text: str) -> str:
     return _UNSAFE.sub("", text)
 
 
+def say(stream: TextIO, text: str) -> None:
+    """Write to stderr at once. A full disk or a closed pipe there must not cost the answer."""
+    with suppress(OSError):
+        stream.write(text)
+        stream.flush()
+
+
 class StatusLine:
-    """One line on stderr that says what is going on, only on a terminal; gone as soon as there is an answer."""
+    """One line on stderr that says what is going on, only on a terminal; gone as soon as there is an answer.
+
+    ``verbose``: where there is no terminal, each stage is named once on a line of its own.
+    """
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, verbose: bool = False) -> None:
         self._stream = stream
         self._live = is_terminal(stream) and not quiet
         self._plain = verbose and not self._live
         self._shown = ""
+        self._named: set[str] = set()
         self._lock = threading.Lock()
+        if is_terminal(stream):
+            say(stream, CLEAR_LINE)  # what __main__ wrote there
 
     def stage(self, stage: Stage) -> None:
         """Show a stage: ``loading weights 41%``, ``reading pictures 2/9``."""
-        self.show(stage_text(stage))
-
-    def show(self, text: str) -> None:
+        text = stage_text(stage)
         with self._lock:
-            if text == self._shown:
-                return
-            if self._live:
-                self._stream.write(f"{CLEAR_LINE}{text[: _columns(self._stream) - 1]}")
-                self._stream.flush()
-            elif self._plain and text.split(" ")[0] != self._shown.split(" ")[0]:
-                self._stream.write(f"valley: {text}\n")
-            self._shown = text
+            if self._live and text != self._shown:
+                say(self._stream, f"{CLEAR_LINE}{text[: _columns(self._stream) - 1]}")
+                self._shown = text
+            elif self._plain and stage.name not in self._named:
+                say(self._stream, f"valley: {stage.name} ...\n")
+                self._named.add(stage.name)
 
     def clear(self) -> None:
         """Take the line away."""
         with self._lock:
-            if self._live and self._shown:
-                self._stream.write(CLEAR_LINE)
-                self._stream.flush()
+            if self._shown:
+                say(self._stream, CLEAR_LINE)
             self._shown = ""
+
+    def close(self) -> None:
+        """Take the line away for good: an engine that is still loading shows nothing any more."""
+        self.clear()
+        with self._lock:
+            self._live = self._plain = False
 
 
 def _columns(stream: TextIO) -> int:
@@ -97,6 +113,8 @@ class Answer:
 
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
+    held: str = ""  # newlines at the end of the text, not printed before more text comes
+    in_thinking: bool = False  # a line of thinking is open on stderr
     done: Done | None = None
 
 
@@ -112,6 +130,23 @@ class Renderer:
     no_color: bool = False
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
+    def write(self, text: str) -> None:
+        """Send ``text`` to the answer's place at once. Raises ValleyError with the name of the place."""
+        try:
+            self.out.write(text)
+            self.out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            name = "standard output" if self.out is sys.stdout else printable(str(self.out.name))
+            reason = (error.strerror or "cannot be written").lower()
+            raise ValleyError(f"{name}: {reason}", "the answer is not whole; give -o another place") from None
+
+    def write_json(self, found: Mapping[str, Any]) -> None:
+        """One object on a line; in ASCII where the stream cannot hold more."""
+        only_ascii = not (self.out.encoding or "utf-8").lower().startswith("utf")
+        self.write(json.dumps(found, ensure_ascii=only_ascii) + "\n")
+
     def show(self, events: Iterable[Event], answer: Answer) -> Answer:
         """Print the events as they come, collecting them in ``answer``, which is right even if this is interrupted."""
         for event in events:
@@ -126,40 +161,42 @@ class Renderer:
 
     def _text(self, text: str, answer: Answer) -> None:
         """Newlines at the end wait for what follows: the answer ends in exactly one."""
-        if not self.as_json:
-            if answer.thinking and not answer.text and not self.quiet:
-                self.err.write("\n")
-                self.err.flush()
-            before = "".join(answer.text)
-            held = before[len(before.rstrip("\n")) :]
-            body = (held + text).rstrip("\n")
-            self.out.write(safe_text(body) if is_terminal(self.out) else body)
-            self.out.flush()
         answer.text.append(text)
+        if self.as_json:
+            return
+        self._end_thinking(answer)
+        whole = answer.held + text
+        body = whole.rstrip("\n")
+        answer.held = whole[len(body) :]
+        self.write(safe_text(body) if self.out.isatty() else body)
 
     def _thinking(self, text: str, answer: Answer) -> None:
         answer.thinking.append(text)
         if not self.as_json and not self.quiet:
-            shown = safe_text(text) if is_terminal(self.err) else text
-            colour = wants_colour(self.err, self.no_color)
-            self.err.write(f"{DIM}{shown}{RESET}" if colour else shown)
-            self.err.flush()
+            shown = safe_text(text) if self.err.isatty() else text
+            say(self.err, f"{DIM}{shown}{RESET}" if wants_colour(self.err, self.no_color) else shown)
+            answer.in_thinking = True
 
-    def finish(self, answer: Answer, sources: list[str], model: str, notice: str | None) -> None:
+    def _end_thinking(self, answer: Answer) -> None:
+        if answer.in_thinking:
+            say(self.err, "\n")
+        answer.in_thinking = False
+
+    def finish(self, answer: Answer, sources: list[str], notice: str | None) -> None:
         """End the answer: its last newline or its JSON object, then the statistics."""
         self.status.clear()
+        self._end_thinking(answer)
         if self.as_json:
-            self.out.write(json.dumps(record(answer, sources, model, notice), ensure_ascii=False) + "\n")
+            self.write_json(record(answer, sources, notice))
         elif answer.text or answer.done:
-            self.out.write("\n")
-        self.out.flush()
+            self.write("\n")
         if self.stats and answer.done:
-            self.err.write(stats_line(answer.done) + "\n")
+            say(self.err, stats_line(answer.done) + "\n")
 
 
-def record(answer: Answer, sources: list[str], model: str, notice: str | None) -> dict[str, Any]:
+def record(answer: Answer, sources: list[str], notice: str | None) -> dict[str, Any]:
     """The object that ``--json`` prints (an interrupted answer has finish_reason ``cancelled``)."""
-    done = answer.done or Done("cancelled", Usage(), Timings(), model)
+    done = answer.done or Done("cancelled", Usage(), Timings(), "")
     timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}
     found: dict[str, Any] = {
         "model": done.model,

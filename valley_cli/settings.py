@@ -13,7 +13,7 @@ from typing import Any, Literal
 from valley_cli.engine.base import EngineOptions, MediaLimits, Sampling, Stage
 from valley_cli.errors import UsageError
 
-TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,11 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """``$XDG_CONFIG_HOME/valley/config.toml``."""
-    base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", "~"), ".config")
-    return Path(base).expanduser() / "valley" / "config.toml"
+    """``$XDG_CONFIG_HOME/valley/config.toml``; a relative $XDG_CONFIG_HOME does not count, as its standard says."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return Path(base, "valley", "config.toml")
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -140,21 +142,23 @@ def flag_name(name: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """VALLEY_* of options we have; others belong to somebody else."""
-    return {name: environ[key] for name in TYPES if (key := f"VALLEY_{name.upper()}") in environ}
+    """VALLEY_* of options we have; others belong to somebody else, and empty ones are not set."""
+    return {name: value for name in TYPES if (value := environ.get(f"VALLEY_{name.upper()}"))}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}", "mend the file, or move it away") from None
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"{path}: {reason}", "mend the file, move it away, or set XDG_CONFIG_HOME") from None
     for name in values:
         if name not in TYPES:
             near = difflib.get_close_matches(name, TYPES, n=1)
-            raise UsageError(f"{path}: unknown key {name!r}", f"did you mean {near[0]}?" if near else None)
+            hint = f"did you mean {near[0]}?" if near else f"the keys are: {', '.join(TYPES)}"
+            raise UsageError(f"{path}: unknown key {name!r}", hint)
     return values
 
 
@@ -170,7 +174,7 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     if name in RANGES:
         low, high = RANGES[name]
         if not low <= converted <= high:
-            raise UsageError(f"{origin}: {value!r} is not between {low:g} and {high:g}")
+            raise UsageError(f"{origin}: {value!r} is not between {low} and {high}")
     return converted
 
 
@@ -189,12 +193,17 @@ def _parse(kind: str, value: Any) -> Any:
             raise ValueError(value)
         return float(value)
     if kind.startswith("tuple"):
-        return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
+        parts = [value] if isinstance(value, str) else list(value)
+        if not all(isinstance(part, str) and part for part in parts):
+            raise ValueError(value)
+        for part in parts:
+            part.encode()  # broken characters are a ValueError too
+        return tuple(parts)
     if not isinstance(value, str):
         raise ValueError(value)
     return value
 
 
 def _article(kind: str) -> str:
-    names = {"bool": "true or false", "int": "a whole number", "float": "a number"}
-    return names.get(kind, "a text")
+    names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+    return names.get(kind, "a text, or a list of texts, none empty")

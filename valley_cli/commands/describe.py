@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from typing import Annotated, TextIO
+from contextlib import ExitStack, closing
+from typing import Annotated
 
 import typer
 
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, Event, Media, Message, Request
-from valley_cli.errors import EXIT_INTERRUPTED, SourceError, UsageError, ValleyError
+from valley_cli.engine.base import Engine, Event, Media, Message, Request, Stage
+from valley_cli.errors import SourceError, UsageError
 from valley_cli.inputs import expand_sources
-from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, error_record
+from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, error_record, say
 from valley_cli.settings import Settings, load_settings
-from valley_cli.text import printable
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 ONE, SEVERAL = "Describe the given image.", "Describe the given images."
@@ -66,7 +64,10 @@ def describe(
     flags = dict(locals())
     own = {name: flags.pop(name) for name in ("sources", "prompt", "each", "dry_run", "output", "force")}
     settings = load_settings({"json": flags.pop("as_json")} | flags)
-    run(settings, **own)
+    with opt.early_ends(settings.debug):
+        code = run(settings, **own)
+    if code:
+        raise typer.Exit(code)
 
 
 def run(
@@ -78,30 +79,34 @@ def run(
     dry_run: bool,
     output: str | None,
     force: bool,
-) -> None:
-    """Open everything, answer, close everything; ends the program when the exit code is not 0."""
-    if "-" in sources and prompt == "-":
-        raise UsageError("SOURCE - and --prompt - both read standard input", "give one of them as a file")
+) -> int:
+    """Open everything, answer, close everything; the exit code."""
+    if [*sources, prompt, settings.system].count("-") > 1:
+        raise UsageError("- (standard input) can be read only once", "give the others as files")
     status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
-    status.show("reading pictures ...")
-    code = 0
+    status.stage(Stage("reading pictures"))
     with ExitStack() as stack:
-        stack.callback(status.clear)
+        stack.callback(status.close)
         options = settings.engine_options(status.stage)
         media = expand_sources(sources, stdin=sys.stdin.buffer if sys.stdin else None, limits=options.limits)
         question = None if prompt is None else opt.read_text(prompt, "--prompt")
         system = None if settings.system is None else opt.read_text(settings.system, "--system")
         requests = [build_request(settings, group, question, system) for group in groups(media, each)]
-        out = stack.enter_context(open_output(output, force))
-        engine = stack.enter_context(closing(open_engine(options)))
+        out = stack.enter_context(opt.open_output(output, force, inputs_of(media, prompt, settings.system)))
+        engine = open_engine(options)
+        # not on Ctrl-C: closing waits for the step under way, and the process ends at once
+        stack.push(lambda kind, *_: None if kind is KeyboardInterrupt else engine.close())
         if engine.notice and not settings.quiet:
             status.clear()
-            sys.stderr.write(f"{engine.notice}\n")
+            say(sys.stderr, f"{engine.notice}\n")
         renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
-        for request in requests:
-            code = max(code, answer_one(engine, request, renderer, each=each, dry_run=dry_run))
-    if code:
-        raise typer.Exit(code)
+        codes = [answer_one(engine, request, renderer, each=each, dry_run=dry_run) for request in requests]
+    return max(codes)
+
+
+def inputs_of(media: tuple[Media, ...], *texts: str | None) -> list[str | int]:
+    """The files that are read: pictures, @FILEs, and what is on standard input (never written to in any case)."""
+    return [0, *filter(None, (handle.path for handle in media)), *filter(None, map(opt.prompt_file, texts))]
 
 
 def groups(media: tuple[Media, ...], each: bool) -> list[tuple[Media, ...]]:
@@ -132,7 +137,7 @@ def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bo
         if dry_run:
             show_cost(engine, request, renderer)
         else:
-            return show_answer(engine, request, renderer, names, each)
+            show_answer(engine, request, renderer, names, each)
     except SourceError as error:
         if not each:
             raise
@@ -141,17 +146,16 @@ def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bo
     return 0
 
 
-def show_answer(engine: Engine, request: Request, renderer: Renderer, names: list[str], each: bool) -> int:
+def show_answer(engine: Engine, request: Request, renderer: Renderer, names: list[str], each: bool) -> None:
     """Stream one answer. Ctrl-C keeps what was said."""
     answer = Answer()
     with closing(engine.generate(request)) as events:
         try:
             renderer.show(headed(events, names, renderer) if each else events, answer)
         except KeyboardInterrupt:
-            renderer.finish(answer, names, "", engine.notice)
-            return EXIT_INTERRUPTED
-    renderer.finish(answer, names, "", engine.notice)
-    return 0
+            renderer.finish(answer, names, engine.notice)
+            raise
+    renderer.finish(answer, names, engine.notice)
 
 
 def headed(events: Iterator[Event], names: list[str], renderer: Renderer) -> Iterator[Event]:
@@ -161,7 +165,7 @@ def headed(events: Iterator[Event], names: list[str], renderer: Renderer) -> Ite
         return
     if not renderer.as_json:
         renderer.status.clear()
-        renderer.out.write(f"==> {', '.join(names)} <==\n")
+        renderer.write(f"==> {', '.join(names)} <==\n")
     yield first
     yield from events
 
@@ -170,32 +174,16 @@ def show_cost(engine: Engine, request: Request, renderer: Renderer) -> None:
     """What the request would take, as a table or JSON."""
     cost = engine.measure(request)
     renderer.status.clear()
-    text = json.dumps(cost_record(cost), ensure_ascii=False) if renderer.as_json else cost_table(cost)
-    renderer.out.write(text + "\n")
-    renderer.out.flush()
+    if renderer.as_json:
+        renderer.write_json(cost_record(cost))
+    else:
+        renderer.write(cost_table(cost) + "\n")
 
 
 def report_unreadable(error: SourceError, renderer: Renderer, names: list[str]) -> None:
     """One of several pictures could not be read: say so in its place and go on."""
     renderer.status.clear()
     if renderer.as_json:
-        renderer.out.write(json.dumps(error_record(error, names), ensure_ascii=False) + "\n")
-        renderer.out.flush()
+        renderer.write_json(error_record(error, names))
     hint = f" ({error.hint})" if error.hint else ""
-    renderer.err.write(f"valley: {error.message}{hint}\n")
-
-
-@contextmanager
-def open_output(path: str | None, force: bool) -> Iterator[TextIO]:
-    """stdout, or the file of ``-o``, which is not overwritten without ``--force``."""
-    if path is None or path == "-":
-        yield sys.stdout
-        return
-    try:
-        stream = open(path, "w" if force else "x", encoding="utf-8")  # noqa: SIM115 - closed below
-    except FileExistsError:
-        raise UsageError(f"{printable(path)} exists", "give another name, or add --force to overwrite it") from None
-    except OSError as error:
-        raise ValleyError(f"{printable(path)}: {(error.strerror or 'cannot be written').lower()}") from None
-    with stream:
-        yield stream
+    say(renderer.err, f"valley: {error.message}{hint}\n")

@@ -1,15 +1,23 @@
-"""Option types shared by the commands. None means "not given": the settings decide."""
+"""What the commands share: option types, the texts of -p and -s, the file of -o, and how a command ends early.
+
+None means "not given": the settings decide."""
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from valley_cli.errors import SourceError, UsageError
-from valley_cli.text import printable
+from valley_cli.errors import SourceError, UsageError, ValleyError
+from valley_cli.text import SNIFF_BYTES, printable, sniff
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A name, a hub id or a folder.", show_default="auto")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The question; @FILE reads it, - is stdin.")]
@@ -50,26 +58,131 @@ Debug = Annotated[bool | None, typer.Option("--debug", help="Show the traceback 
 NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours.", show_default=False)]
 
 
+def prompt_file(value: str | None) -> str | None:
+    """The FILE of ``@FILE``; None for a text that is itself."""
+    return os.path.expanduser(value[1:]) if value and value.startswith("@") and len(value) > 1 else None
+
+
 def read_text(value: str, what: str) -> str:
     """``@FILE`` and ``-`` replaced by what they hold (UTF-8, one final newline dropped); anything else is itself.
 
-    Raises SourceError for files that cannot be read, UsageError for a terminal on stdin.
+    Raises SourceError for what cannot be read or holds nothing, UsageError for a terminal on stdin.
     """
-    if value == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError(
-                f"{what} - reads standard input, which is a keyboard here", f"pipe the text in: {what} - < FILE"
-            )
-        data = sys.stdin.buffer.read()
-    elif value.startswith("@") and len(value) > 1:
-        try:
-            data = Path(value[1:]).expanduser().read_bytes()
-        except OSError as error:
-            raise SourceError(printable(value[1:]), (error.strerror or "cannot be read").lower()) from None
-    else:
-        return value
+    path = prompt_file(value)
+    if path is None and value != "-":
+        return _typed(value, what)
+    name = printable(path or value)
+    data = _read_file(path, name) if path else _read_stdin(what)
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise SourceError(printable(value), "not UTF-8 text", f"give {what} a text file") from None
-    return text.removesuffix("\n").removesuffix("\r")
+        raise SourceError(name, "not UTF-8 text", f"give {what} a text file") from None
+    if not text:
+        raise SourceError(name, f"holds no text for {what}")
+    return text
+
+
+def _typed(value: str, what: str) -> str:
+    """``value`` itself; where the locale is not UTF-8, what its bytes say."""
+    try:
+        value.encode()
+        return value
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(value).decode()
+    except UnicodeError:
+        raise UsageError(f"{what}: not UTF-8 text") from None
+
+
+def _read_file(path: str, name: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "cannot be read"
+        raise SourceError(
+            name, reason.lower(), "a text that begins with @ names a file; begin it with a space if it is none"
+        ) from None
+
+
+def _read_stdin(what: str) -> bytes:
+    if sys.stdin is None:
+        raise SourceError("-", "standard input cannot be read here")
+    if sys.stdin.isatty():
+        hint = f"pipe the text in: {what} - < FILE"
+        raise UsageError(f"{what} - reads standard input, which is a keyboard here", hint)
+    return sys.stdin.buffer.read()
+
+
+@contextmanager
+def early_ends(debug: bool) -> Iterator[None]:
+    """How a command ends early: quietly when whoever read its answer has gone, with a traceback under ``--debug``."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise typer.Exit from None
+    except Exception:
+        if debug:
+            traceback.print_exc()
+        raise
+
+
+class _Patient(io.FileIO):
+    """A file that keeps what it holds until the first write."""
+
+    written = False
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "w", opener=lambda name, flags: os.open(name, flags & ~os.O_TRUNC, 0o666))
+
+    def write(self, data: Any, /) -> int:
+        if not self.written and stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+            self.truncate(0)
+        self.written = True
+        return super().write(data)
+
+
+@contextmanager
+def open_output(path: str | None, force: bool, inputs: Iterable[str | int]) -> Iterator[TextIO]:
+    """stdout, or the file of ``-o``; if nothing comes to be written, that file stays as it was, or away.
+
+    ``inputs`` are the paths and descriptors that are read. Raises UsageError if the file is one of them, or holds
+    something that is no text, or holds something and ``force`` is not given.
+    """
+    if path is None or path == "-":
+        yield sys.stdout
+        return
+    is_new = not os.path.lexists(path)
+    try:
+        file = _Patient(path)
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or "not a file name").lower()
+        raise ValleyError(f"-o {printable(path)}: {reason}", "give -o another name") from None
+    stream = io.TextIOWrapper(io.BufferedWriter(file), encoding="utf-8", errors="replace")
+    try:
+        _check_ours(file, path, force, inputs)
+        yield stream
+    finally:
+        with suppress(OSError):  # every write was flushed: what failed then has been said
+            stream.close()
+        if is_new and not file.written:
+            with suppress(OSError):
+                os.unlink(path)
+
+
+def _check_ours(file: _Patient, path: str, force: bool, inputs: Iterable[str | int]) -> None:
+    """Devices and pipes are written to, empty files too; other files only with ``force``, and never an input."""
+    state, name = os.fstat(file.fileno()), printable(path)
+    if not stat.S_ISREG(state.st_mode):
+        return
+    for source in inputs:
+        with suppress(OSError, ValueError):
+            if os.path.samestat(state, os.stat(source)):
+                raise UsageError(f"-o {name} is one of the inputs", "give -o another name")
+    if not state.st_size:
+        return
+    if not force:
+        raise UsageError(f"{name} exists", "give another name, or add --force to overwrite it")
+    with open(path, "rb") as old:
+        if sniff(old.read(SNIFF_BYTES)) not in ("text", "html", "svg"):
+            raise UsageError(f"{name} is not text, so --force does not overwrite it", "give -o another name")
