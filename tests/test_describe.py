@@ -49,6 +49,7 @@ def test_bytes_on_stdin_give_the_same_answer_as_the_file() -> None:
 def test_on_a_terminal_stages_are_shown_and_wiped_before_the_answer() -> None:
     terminal = Terminal("describe", PICTURE, *TINY)
     assert terminal.finish() == 0
+    assert terminal.screen.startswith(b"starting ...\r")
     assert b"loading weights" in terminal.screen
     answer = terminal.screen.rpartition(b"\r\x1b[2K")[2]
     assert answer.strip()
@@ -237,6 +238,14 @@ def test_streams_that_are_closed_or_full(tmp_path: Path) -> None:
         assert done.returncode == code
         assert b"Error" not in done.stderr
     assert done.stderr.startswith(b"valley: standard output: bad file descriptor\n")
+
+
+def test_a_locale_without_the_characters_is_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "谷.png").write_bytes(Path(PICTURE).read_bytes())
+    locale = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = cold("describe", str(tmp_path), "-p", "谷?", "-m", str(VALLEY25), "--dry-run", env=locale)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"64x64" in done.stdout
 
 
 def test_the_prompt_comes_from_a_file_or_stdin(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def settle_streams() -> None:
                 os.close(nowhere)
             if number:
                 setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
-        elif number and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif number and isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 

@@ -69,8 +69,8 @@ class StatusLine:
         """Show a stage: ``loading weights 41%``, ``reading pictures 2/9``."""
         text = stage_text(stage)
         with self._lock:
-            if self._live and text != self._shown:
-                say(self._stream, f"{CLEAR_LINE}{text[: _columns(self._stream) - 1]}")
+            if self._live and text != self._shown:  # cut so that the terminal's own ^C still fits on the line
+                say(self._stream, f"{CLEAR_LINE}{text[: _columns(self._stream) - 3]}")
                 self._shown = text
             elif self._plain and stage.name not in self._named:
                 say(self._stream, f"valley: {stage.name} ...\n")
@@ -237,18 +237,12 @@ def cost_record(cost: Cost) -> dict[str, Any]:
 
 
 def cost_table(cost: Cost) -> str:
-    """What ``--dry-run`` prints: a line a picture, then the totals."""
-    rows = [("picture", "pixels", "tiles", "patches", "tokens")]
+    """What ``--dry-run`` prints: a line a picture, its name last as it may be of any width, then the totals."""
+    rows = [("pixels", "tiles", "patches", "tokens", "picture")]
     for picture in cost.pictures:
         size, grid = (f"{w}x{h}" for w, h in (picture.size_wh, picture.grid_hw[::-1]))
-        rows.append((picture.name, size, str(picture.tiles or "-"), grid, str(picture.tokens)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+        rows.append((size, str(picture.tiles or "-"), grid, str(picture.tokens), picture.name))
+    lines = [f"{size:>11}{tiles:>7}{grid:>9}{tokens:>8}  {name}" for size, tiles, grid, tokens, name in rows]
     totals: Mapping[str, str] = {
         "model": cost.model,
         "prompt": f"{cost.prompt_tokens} tokens ({cost.image_tokens} for pictures)",
