@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ import pytest
 from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, inside
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from tests.servers import Server, send
+from valley_cli.commands.describe import show_answer
+from valley_cli.engine.base import Cost, Event, Request, TextDelta
+from valley_cli.errors import DeviceError
+from valley_cli.render import Renderer, StatusLine
 
 TINY = ("-m", str(VALLEY25), "--max-new-tokens", "8")
 PICTURE = str(IMAGES / "m0_64x64.png")
@@ -206,6 +211,30 @@ def test_output_goes_to_devices_and_pipes_without_force(capsys: pytest.CaptureFi
     if os.path.exists("/dev/full"):
         assert inside("describe", PICTURE, *TINY, "--dry-run", "-o", "/dev/full") == 1
         assert "/dev/full: no space left on device" in capsys.readouterr().err
+
+
+class Failing:
+    """An engine that breaks down in the middle of an answer."""
+
+    notice: str | None = None
+
+    def generate(self, request: Request) -> Generator[Event, None, None]:
+        yield TextDelta("A red")
+        raise DeviceError("out of memory while answering")
+
+    def measure(self, request: Request) -> Cost:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_error_in_the_middle_of_an_answer_stands_on_its_own_line() -> None:
+    out = io.StringIO()
+    renderer = Renderer(out, StatusLine(io.StringIO()), err=io.StringIO())
+    with pytest.raises(DeviceError):
+        show_answer(Failing(), Request(()), renderer, ["a.png"], each=False)
+    assert out.getvalue() == "A red\n"
 
 
 def test_debug_shows_the_traceback_and_keeps_message_and_exit_code(

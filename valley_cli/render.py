@@ -182,14 +182,18 @@ class Renderer:
             say(self.err, "\n")
         answer.in_thinking = False
 
+    def end_line(self, answer: Answer) -> None:
+        """What comes next on the screen starts on a line of its own."""
+        self._end_thinking(answer)
+        if not self.as_json and (answer.text or answer.done):
+            self.write("\n")
+
     def finish(self, answer: Answer, sources: list[str], notice: str | None) -> None:
         """End the answer: its last newline or its JSON object, then the statistics."""
         self.status.clear()
-        self._end_thinking(answer)
+        self.end_line(answer)
         if self.as_json:
             self.write_json(record(answer, sources, notice))
-        elif answer.text or answer.done:
-            self.write("\n")
         if self.stats and answer.done:
             say(self.err, stats_line(answer.done) + "\n")
 

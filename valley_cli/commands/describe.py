@@ -12,7 +12,7 @@ import typer
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Engine, Event, Media, Message, Request, Stage
-from valley_cli.errors import SourceError, UsageError
+from valley_cli.errors import DeviceError, SourceError, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, error_record, say
 from valley_cli.settings import Settings, load_settings
@@ -147,13 +147,16 @@ def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bo
 
 
 def show_answer(engine: Engine, request: Request, renderer: Renderer, names: list[str], each: bool) -> None:
-    """Stream one answer. Ctrl-C keeps what was said."""
+    """Stream one answer. Ctrl-C keeps what was said; an error stands on a line of its own."""
     answer = Answer()
     with closing(engine.generate(request)) as events:
         try:
             renderer.show(headed(events, names, renderer) if each else events, answer)
         except KeyboardInterrupt:
             renderer.finish(answer, names, engine.notice)
+            raise
+        except DeviceError:
+            renderer.end_line(answer)
             raise
     renderer.finish(answer, names, engine.notice)
 
