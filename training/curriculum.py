@@ -22,11 +22,16 @@ class Stage:
 
 
 LOOK_UPS = ("colour", "shape", "size", "where", "what at", "beside", "count shape", "count colour")
+BY_SHAPE = ("colour", "where", "size", "count shape", "count colour", "exists")  # the slowest to learn
 STAGES = (
     Stage("see", 0.08, Mix(text=0.35, several=0.1, clips=0.03), dense_only=True),
     Stage("basics", 0.32, Mix(text=0.06, describe=0.8)),
-    Stage("look-ups", 0.12, Mix(text=0.0, describe=0.3, kinds=LOOK_UPS, objects=(2, 2, 3, 3, 4))),
-    Stage("everything", 0.48, Mix(several=0.07, clips=0.06, talk=0.01, text=0.3, turns=0.12, describe=0.7)),
+    Stage("look-ups", 0.12, Mix(describe=0.3, focus=1.0, kinds=LOOK_UPS)),
+    Stage(
+        "everything",
+        0.48,
+        Mix(several=0.08, clips=0.08, talk=0.01, text=0.1, turns=0.1, describe=0.55, focus=0.45, kinds=BY_SHAPE),
+    ),
 )
 
 

@@ -41,8 +41,9 @@ class Mix:
     turns: float = 0.0  # of the rows: a conversation instead of branches
     describe: float = 0.7  # of the single pictures: with the description among the questions
     branches: int = 6
-    kinds: tuple[str, ...] = ()  # of the questions about single pictures besides description and reading; (): all
-    objects: tuple[int, ...] = ()  # numbers of objects to choose from; (): the world's own shares
+    focus: float = 0.0  # of the single pictures: only ``kinds`` are asked, about ``objects`` objects
+    kinds: tuple[str, ...] = ()
+    objects: tuple[int, ...] = (2, 2, 3, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ def random_sample(encoder: Encoder, rng: random.Random, mix: Mix) -> Sample:
     elif kind < mix.several + mix.clips + mix.talk:
         scenes, asked = [], clips.talk(rng)
     else:
-        scene = world.make_scene(rng, rng.choice(mix.objects) if mix.objects else None, mix.text)
-        asked = questions.choose(rng, questions.ask_all(rng, scene), mix.branches, mix.describe, mix.kinds)
+        focused = rng.random() < mix.focus
+        scene = world.make_scene(rng, rng.choice(mix.objects)) if focused else world.make_scene(rng, None, mix.text)
+        kinds = mix.kinds if focused else ()
+        asked = questions.choose(rng, questions.ask_all(rng, scene), mix.branches, mix.describe, kinds)
         scenes = [scene]
     asked = asked[: mix.branches]
     if turns:
