@@ -29,8 +29,10 @@ class Detokenizer:
     )
 
     def push(self, token_id: int) -> str:
-        if self.stopped or token_id in self.hidden:
+        if self.stopped:
             return ""
+        if token_id in self.hidden:  # ends a character begun before it, as in a decoding of the whole
+            return self._release(self._utf8.decode(b"", final=True))
         return self._release(self._utf8.decode(self.token_bytes(token_id)))
 
     def finish(self) -> str:

@@ -5,6 +5,7 @@ Standard library only; every rounding below is the published code's, down to ``i
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class TileLayout:
 
 def tile_candidates(pinpoints: str, side: int) -> list[tuple[int, int]]:
     """Canvas sizes (width, height) in pixels spanned by the first and last ``(AxB)`` of ``pinpoints``."""
+    if "x" not in pinpoints:  # the canvases themselves: "[(384, 768), ...]"
+        return [(int(w), int(h)) for w, h in ast.literal_eval(pinpoints)]
     pairs = re.findall(r"\((\d+)x(\d+)\)", pinpoints)
     first, last = pairs[0], pairs[-1]
     widths = range(int(first[0]), int(last[0]) + 1)
@@ -89,12 +92,14 @@ def pooled_hw(rows: int, cols: int, limit: int) -> tuple[int, int]:
     return int(root * ratio), int(root)
 
 
-def tile_map_hw(size_wh: tuple[int, int], grid_wh: tuple[int, int], max_vision_token: int) -> tuple[int, int]:
+def tile_map_hw(
+    size_wh: tuple[int, int], grid_wh: tuple[int, int], max_vision_token: int, side: int = MAP_SIDE
+) -> tuple[int, int]:
     """Rows and columns that a tiled picture adds after its base tile."""
-    map_hw = (grid_wh[1] * MAP_SIDE, grid_wh[0] * MAP_SIDE)
+    map_hw = (grid_wh[1] * side, grid_wh[0] * side)
     top, bottom, left, right = unpad_window(map_hw, size_wh)
     rows, cols = max(bottom - top, 0), max(right - left, 0)
-    return pooled_hw(rows, cols, max_vision_token - MAP_SIDE * MAP_SIDE)
+    return pooled_hw(rows, cols, max_vision_token - side * side)
 
 
 def smart_resize(h: int, w: int, min_pixels: int, max_pixels: int, *, floor: bool) -> tuple[int, int]:

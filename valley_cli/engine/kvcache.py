@@ -48,13 +48,16 @@ class KVCache:
             return
         slots = max(slots, self.slots)
         capacity = max(-(-capacity // CAPACITY_STEP) * CAPACITY_STEP, self.capacity)
-        for name in ("keys", "values"):
-            old, new = getattr(self, name), self._allocate(slots, capacity)
+        keys, values = self._allocate(slots, capacity), self._allocate(slots, capacity)  # both, or neither
+        for old, new in ((self.keys, keys), (self.values, values)):
             new[:, : old.shape[1], :, : old.shape[3]] = old
-            setattr(self, name, new)
+        self.keys, self.values = keys, values
 
     def prefill(self, slot: int, start: int) -> Attend:
         """Attention for one row of T new tokens in ``slot``, behind the ``start`` tokens already there."""
+        if start == 0:  # a NaN left by an earlier answer would reach neighbours: 0 x NaN under their masks is NaN
+            self.keys[:, slot].zero_()
+            self.values[:, slot].zero_()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             end = start + q.shape[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from valley_cli.engine import probe
@@ -90,8 +91,12 @@ class LocalEngine:
         media_s = time.perf_counter() - begun
         sequence = self._sequence(request, prepared, room)
         worker.submit(sequence)
+        del prepared  # megabytes of pixels, which the worker lets go of once it has read them
+        layout = replace(layout, images=())
         try:
             while not isinstance(item := sequence.events.get(), str):
+                if isinstance(item, ValleyError):
+                    raise item.with_traceback(None)  # the same one may be every request's answer
                 if isinstance(item, BaseException):
                     raise item
                 yield item

@@ -19,7 +19,7 @@ from valley_cli.engine.preprocess import (
     plan_picture,
     preprocess,
 )
-from valley_cli.engine.prompt import IMAGE_ID, Prompt, place_pictures
+from valley_cli.engine.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
 from valley_cli.engine.registry import ModelInfo
 from valley_cli.errors import PromptError, UsageError
 from valley_cli.media.fetch import read_bytes
@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def image_tokens(self) -> int:
-        return sum(cost.tokens for cost in self.costs)
+        return min(sum(cost.tokens for cost in self.costs), self.prompt_tokens)
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,16 @@ class Preparer:
             wrap=options.use_special_start_end_token,
         )
         prompt = self.files.prompts.build(turns, request.think)
-        if request.exact and any(len(part) > MAX_PART_CHARACTERS for part in prompt.text.split("<|im_end|>\n")):
+        check_placeholders(prompt, len(images))
+        if request.exact and _too_long(prompt.text):
             raise PromptError(f"a message is longer than {MAX_PART_CHARACTERS} characters", "leave --exact out")
         plans = tuple(plan_picture(image.size, len(images), options) for _, image in images)
         used = prompt.n_placeholders
         costs = tuple(self._cost(name, plan) for (name, _), plan in zip(images[:used], plans[:used], strict=True))
         text_tokens = sum(token != IMAGE_ID for token in prompt.input_ids)
         total = text_tokens + sum(cost.tokens for cost in costs)
+        if (limit := self.files.config.tokenizer_model_max_length) is not None:
+            total = min(total, limit)
         return Layout(tuple(images), prompt, options, plans, costs, total)
 
     def _check_options(self, request: Request) -> None:
@@ -148,7 +151,15 @@ class Preparer:
         options = self.files.preprocess
         if self.info and options.several_max_pixels is None:
             options = replace(options, several_max_pixels=self.info.max_pixels_several)
-        options = options.for_flavour(request.flavour)
+        options = replace(options.for_flavour(request.flavour), as_published=request.exact)
+        if request.flavour == "github":  # its class reads config.json, the processor of the hub does not
+            config = self.files.config
+            options = replace(
+                options,
+                anyres=config.anyres,
+                grid_pinpoints=config.grid_pinpoints,
+                use_special_start_end_token=config.use_special_start_end_token,
+            )
         if request.min_pixels is not None:
             options = replace(options, min_pixels=request.min_pixels, several_min_pixels=None)
         if request.max_pixels is not None:
@@ -171,13 +182,15 @@ def siglip_tokens(files: CheckpointFiles, plan: PicturePlan) -> int:
     if config.projector.kind == "mlp_pixel_shuffle":
         side = geometry.SIGLIP_PATCHES // config.projector.pixel_shuffle
     base = side * side
-    if not config.anyres or plan.n_tiles == 1:
+    if not config.anyres:
         return base
     if config.vit is None:
         if plan.n_tiles * base > config.max_vision_token:
             base = int((config.max_vision_token / plan.n_tiles) ** 0.5) ** 2
         return plan.n_tiles * base
-    rows, cols = geometry.tile_map_hw(plan.size_wh, plan.tile_grid_wh, config.max_vision_token)
+    if plan.n_tiles == 1:
+        return base
+    rows, cols = geometry.tile_map_hw(plan.size_wh, plan.tile_grid_wh, config.max_vision_token, side)
     return base + rows * cols
 
 
@@ -198,3 +211,9 @@ def check_fits(layout: Layout, room: int, files: CheckpointFiles) -> None:
             f"but the model's context holds {files.config.text.max_position_embeddings}",
             "send fewer or smaller pictures (--max-pixels), or shorten the text",
         )
+
+
+def _too_long(text: str) -> bool:
+    """Whether the published code would refuse a turn for its length; the separator counts, but for the last turn."""
+    *turns, last = text.split(END_OF_TURN)
+    return max([len(last), *(len(turn) + len(END_OF_TURN) for turn in turns if turn)]) > MAX_PART_CHARACTERS

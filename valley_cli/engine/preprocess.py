@@ -48,6 +48,7 @@ class PreprocessOptions:
     image_aspect_ratio: str | None = None
     siglip: bool = True
     vit: bool = True
+    as_published: bool = False  # keep what only a mistake of the published processor explains
 
     def for_flavour(self, flavour: Flavour) -> PreprocessOptions:
         """``github``: every picture is tiled and the ViT sees at most 1280 tokens a picture (spec 11)."""
@@ -140,7 +141,10 @@ def plan_picture(size_wh: tuple[int, int], n_pictures: int, options: PreprocessO
 def siglip_tiles(image: Image.Image, plan: PicturePlan, options: PreprocessOptions) -> NDArray[np.float32]:
     """[n_tiles, 3, side, side]: the whole picture squashed first, then the tiles row by row (spec 3.1)."""
     side = options.vit_crop_size
-    views = [image.resize((side, side), Image.Resampling.BICUBIC)]
+    squashed = image
+    if options.as_published and not plan.tiled and image.height == 3:  # taken for channels first (spec 12)
+        squashed = Image.fromarray(np.ascontiguousarray(np.asarray(image).transpose(1, 2, 0)))
+    views = [squashed.resize((side, side), Image.Resampling.BICUBIC)]
     if plan.tiled:
         layout = geometry.tile_layout(plan.size_wh, options.grid_pinpoints, side)
         canvas = Image.new("RGB", layout.canvas_wh, (0, 0, 0))

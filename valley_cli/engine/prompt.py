@@ -48,10 +48,11 @@ def place_pictures(
 
     ``attached[i]`` pictures belong to message i, ``unplaced`` to the request as a whole: they go in front of the
     first user message. A message that already holds ``<image>`` is left as written. ``wrap`` puts
-    ``<im_start>``/``<im_end>`` around each placeholder. Raises PromptError for roles out of order, and for more
-    placeholders than pictures.
+    ``<im_start>``/``<im_end>`` around each placeholder. Raises PromptError for roles out of order.
     """
-    turns: list[Turn] = [{"role": m.role, "content": m.content} for m in messages]
+    turns: list[Turn] = [
+        {"role": m.role, "content": DEFAULT_SYSTEM if m.content is None else m.content} for m in messages
+    ]
     counts = list(attached)
     if not turns or turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
@@ -60,18 +61,17 @@ def place_pictures(
     counts[1] += unplaced
     n_pictures = sum(counts)
     if flavour == "github":
-        return _place_github(turns, counts, n_pictures)
+        return _place_github(turns, counts, n_pictures, WRAPPED_IMAGE if wrap else IMAGE)
     for turn, count in zip(turns, counts, strict=True):
         if count and IMAGE not in turn["content"]:
             turn["content"] = " ".join([IMAGE] * count) + "\n" + turn["content"]
-    _check_placeholders(turns, n_pictures)
     if wrap:
         for turn in turns[1:]:
             turn["content"] = turn["content"].replace(IMAGE, WRAPPED_IMAGE)
     return turns
 
 
-def _place_github(turns: list[Turn], counts: list[int], n_pictures: int) -> list[Turn]:
+def _place_github(turns: list[Turn], counts: list[int], n_pictures: int, placeholder: str) -> list[Turn]:
     """The GitHub chat class: no system prompt, no space between placeholders, surplus ones deleted (spec 11)."""
     turns = turns[1:]
     if any("<video>" in turn["content"] for turn in turns):
@@ -80,8 +80,7 @@ def _place_github(turns: list[Turn], counts: list[int], n_pictures: int) -> list
         if count and IMAGE not in turn["content"]:
             turn["content"] = IMAGE * count + "\n" + turn["content"]
         parts = turn["content"].split(IMAGE)
-        turn["content"] = WRAPPED_IMAGE.join(parts[: n_pictures + 1]) + "".join(parts[n_pictures + 1 :])
-    _check_placeholders(turns, n_pictures)
+        turn["content"] = placeholder.join(parts[: n_pictures + 1]) + "".join(parts[n_pictures + 1 :])
     return turns
 
 
@@ -97,8 +96,9 @@ def _check_roles(turns: list[Turn]) -> None:
             )
 
 
-def _check_placeholders(turns: list[Turn], n_pictures: int) -> None:
-    found = sum(turn["content"].count(IMAGE) for turn in turns)
+def check_placeholders(prompt: Prompt, n_pictures: int) -> None:
+    """Raises PromptError for more placeholders than pictures. After rendering: a template may drop some."""
+    found = prompt.n_placeholders
     if found > n_pictures:
         raise PromptError(
             f"the messages hold {found} {IMAGE} placeholders but the request has {n_pictures} pictures",
@@ -114,12 +114,19 @@ class PromptBuilder:
         self._render = _compile_template(tokenizer.template or CHATML)
 
     def build(self, turns: list[Turn], think: bool | None) -> Prompt:
-        """``think`` None leaves the template's own default. Raises ModelError if the template fails."""
+        """``think`` None leaves the template's own default.
+
+        Raises ModelError if the template fails, PromptError for text that is not Unicode (broken bytes typed).
+        """
         switch = {} if think is None else {"enable_thinking": think}
         try:
             text = self._render(messages=turns, add_generation_prompt=True, **self.tokenizer.special, **switch)
         except Exception as error:  # Jinja errors, and whatever a template's own code raises
             raise ModelError(f"the checkpoint's chat template fails: {error}") from None
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PromptError("the prompt holds bytes that are not UTF-8", "write it as UTF-8 text") from None
         return Prompt(text, tuple(self._encode(text)))
 
     def _encode(self, text: str) -> list[int]:

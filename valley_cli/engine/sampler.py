@@ -9,6 +9,8 @@ from torch import Tensor
 
 from valley_cli.engine.base import Sampling
 
+COLDEST = 1e-5  # below, float32 scores overflow; the likeliest token has all the mass long before
+
 
 def choose(logits: Tensor, sampling: Sampling, seen_ids: Sequence[int], generator: torch.Generator | None) -> int:
     """The next token for one row of ``logits`` [vocabulary]; ``seen_ids``: prompt and answer, no placeholders."""
@@ -16,7 +18,7 @@ def choose(logits: Tensor, sampling: Sampling, seen_ids: Sequence[int], generato
         logits = penalise(logits, sampling.repetition_penalty, seen_ids)
     if sampling.temperature == 0.0:
         return int(logits.argmax())
-    scores = keep_top(logits.float() / sampling.temperature, sampling.top_k, sampling.top_p)
+    scores = keep_top(logits.float() / max(sampling.temperature, COLDEST), sampling.top_k, sampling.top_p)
     return int(torch.multinomial(scores.softmax(-1), 1, generator=generator))
 
 

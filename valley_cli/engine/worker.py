@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from valley_cli.engine.runner import Runner
 
 MAX_RUNNING = 16
-CLOSED = ValleyError("the engine was closed")
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Worker:
         """Queue a sequence; its events say the rest. Raises ValleyError after ``close``."""
         with self._lock:
             if self._closed:
-                raise CLOSED
+                raise ValleyError("the engine was closed")
             self._inbox.put(sequence)
 
     def close(self) -> None:
@@ -68,7 +67,7 @@ class Worker:
             step = self._scheduler.next_step()
             try:
                 self._execute(runner, step)
-            except Exception as error:
+            except BaseException as error:  # whatever it is, no caller may wait for ever
                 for sequence in (step.prefill,) if step.prefill else step.decode:
                     self._scheduler.release(sequence)
                     sequence.fail(_explained(error))
@@ -112,7 +111,11 @@ class Worker:
         logits = runner.decode([s.new_ids[-1] for s in sequences], slots, [s.length for s in sequences])
         for row, sequence in enumerate(sequences):
             sequence.length += 1
-            self._choose(runner, sequence, logits[row])
+            try:
+                self._choose(runner, sequence, logits[row])
+            except Exception as error:  # this row's numbers are broken; its neighbours' are not
+                self._scheduler.release(sequence)
+                sequence.fail(_explained(error))
 
     def _choose(self, runner: Runner, sequence: Sequence, logits: Any) -> None:
         seen = (*sequence.prompt_ids, *sequence.new_ids) if sequence.sampling.repetition_penalty != 1.0 else ()
@@ -125,7 +128,7 @@ class Worker:
         sequence.finish(reason)
 
 
-def _explained(error: Exception) -> BaseException:
+def _explained(error: BaseException) -> BaseException:
     """Out of memory is the user's to mend; anything else is ours and keeps its traceback."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return DeviceError(

@@ -90,6 +90,7 @@ class ValleyConfig:
     anyres: bool
     grid_pinpoints: str
     vit_crop_size: int
+    use_special_start_end_token: bool  # read by the github flavour only, as are anyres and grid_pinpoints there
     max_vision_token: int
     tokenizer_model_max_length: int | None
     dtype: str
@@ -113,7 +114,8 @@ def read_config(raw: Mapping[str, Any], shapes: Shapes) -> ValleyConfig:
         anyres=bool(raw.get("anyres", False)),
         grid_pinpoints=raw.get("grid_pinpoints") or "(1x1),...,(3x3)",
         vit_crop_size=raw.get("vit_crop_size", 384),
-        max_vision_token=raw.get("max_vision_token", 100_000),
+        use_special_start_end_token=bool(raw.get("use_special_start_end_token", True)),
+        max_vision_token=100_000 if raw.get("max_vision_token") is None else raw["max_vision_token"],
         tokenizer_model_max_length=raw.get("tokenizer_model_max_length"),
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "bfloat16",
     )
@@ -150,6 +152,8 @@ def _text(raw: Mapping[str, Any], shapes: Shapes) -> TextConfig:
     rope = raw.get("rope_parameters") or {}
     if raw.get("rope_scaling") or rope.get("rope_type", "default") != "default":
         raise ModelError("config.json asks for scaled rotary positions, which no published Valley model uses")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ModelError(f"config.json asks for hidden_act {raw['hidden_act']!r}, no published Valley model does")
     if raw.get("use_sliding_window"):
         raise ModelError("config.json asks for sliding-window attention, which no published Valley model uses")
     return TextConfig(
@@ -165,7 +169,7 @@ def _text(raw: Mapping[str, Any], shapes: Shapes) -> TextConfig:
         max_position_embeddings=raw.get("max_position_embeddings", 32768),
         qkv_bias=f"{first}self_attn.q_proj.bias" in shapes,
         qk_norm=qk_norm,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)) or "lm_head.weight" not in shapes,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", "lm_head.weight" not in shapes)),
     )
 
 

@@ -71,15 +71,18 @@ class Valley(nn.Module):
         tower = self.model.get_submodule("vision_tower.vision_tower.vision_model")
         rows = torch.cat([self.model.mm_projector(tower(part)) for part in tiles.split(TILES_AT_ONCE)])
         config = self.config
-        if not config.anyres or len(rows) == 1:
+        if not config.anyres:
             return rows[0]
         if config.vit is None:
             return _pooled_without_eagle(rows, config.max_vision_token)
-        map_hw = (grid_wh[1] * geometry.MAP_SIDE, grid_wh[0] * geometry.MAP_SIDE)
+        if len(rows) == 1:
+            return rows[0]
+        side = math.isqrt(rows.shape[1])
+        map_hw = (grid_wh[1] * side, grid_wh[0] * side)
         top, bottom, left, right = geometry.unpad_window(map_hw, size_wh)
         window = join_tiles(rows[1:], grid_wh)[top : max(bottom, top), left : max(right, left)]
         if window.numel():
-            window = pool_map(window, geometry.tile_map_hw(size_wh, grid_wh, config.max_vision_token))
+            window = pool_map(window, geometry.tile_map_hw(size_wh, grid_wh, config.max_vision_token, side))
         return torch.cat((rows[0], window.flatten(0, 1)))
 
     def encode_patches(self, patches: Tensor, grid_hw: tuple[int, int]) -> Tensor:
