@@ -1,0 +1,202 @@
+"""Configurations no published checkpoint has today, and rows that break: counts stay right, neighbours stay well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import IMAGES, VALLEY2, VALLEY25
+from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling
+from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
+from valley_cli.engine.kvcache import KVCache
+from valley_cli.engine.local import LocalEngine
+from valley_cli.engine.preprocess import PreprocessOptions, preprocess
+from valley_cli.engine.prompt import place_pictures
+from valley_cli.engine.sampler import choose
+from valley_cli.engine.worker import Worker
+from valley_cli.errors import ModelError, PromptError
+
+LAND, SMALL = (Media(name, path=str(IMAGES / name)) for name in ("land_320x240.png", "m0_64x64.png"))
+
+
+def pixel_shuffle(folder: Path) -> Path:
+    """valley2-tiny with the mlp_pixel_shuffle projector, 81 rows a tile."""
+    shutil.copytree(VALLEY2, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.mm_projector.")}
+    for name, shape in {"0.weight": (32, 432), "0.bias": (32,), "2.weight": (64, 32), "2.bias": (64,)}.items():
+        tensors[f"model.mm_projector.mlp.{name}"] = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"mm_projector_type": "mlp_pixel_shuffle", "num_patches_per_side": 9}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"eagle_vision_tower": None},
+        {"eagle_vision_tower": None, "max_vision_token": 150},
+        {"max_vision_token": 400},
+        {"max_vision_token": None},
+        {"tokenizer_model_max_length": 300},
+        {"tokenize_function": "st_argmax"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pictures", [(LAND,), (LAND, SMALL)], ids=["one", "two"])
+def test_what_is_counted_is_what_is_merged(overrides: dict[str, Any], pictures: tuple[Media, ...]) -> None:
+    check_count(read_checkpoint(VALLEY2, overrides), pictures)
+
+
+def test_a_pixel_shuffled_picture_is_counted_as_merged(tmp_path: Path) -> None:
+    files = read_checkpoint(pixel_shuffle(tmp_path / "shuffled"))
+    # base 9 x 9; a 320x240 picture takes 7 of the padded tile's 9 rows (27 x 240 / 320 = 6.75, cut evenly); ViT 9 x 11
+    assert check_count(files, (LAND,)) == 81 + 7 * 9 + 99
+
+
+def check_count(files: CheckpointFiles, pictures: tuple[Media, ...]) -> int:
+    """Image tokens; raises if the priced prompt is not the one that the decoder reads."""
+    from valley_cli.engine.prepare import Preparer
+    from valley_cli.engine.runner import Runner
+
+    request = Request((Message("user", "What?"),), images=pictures)
+    preparer = Preparer(files, None, EngineOptions().limits)
+    layout = preparer.layout(request)
+    merged = Runner(files, "cpu", "float32").merge(layout.prompt.input_ids, preparer.prepare(layout).pictures)
+    assert len(merged) == layout.prompt_tokens
+    return layout.image_tokens
+
+
+def test_the_github_flavour_reads_its_options_from_config_json() -> None:
+    request = Request((Message("user", "What?"),), images=(LAND, SMALL), flavour="github")
+    for overrides, tiles, wrapped in (
+        ({}, True, True),
+        ({"anyres": False, "use_special_start_end_token": False}, False, False),
+    ):
+        files = read_checkpoint(VALLEY2, overrides)
+        engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+        layout = engine._preparer.layout(request)
+        assert all((plan.n_tiles > 1) == tiles for plan in layout.plans)
+        assert ("<im_start>" in layout.prompt.text) == wrapped
+
+
+def test_a_picture_three_pixels_high_is_scrambled_only_as_published() -> None:
+    image = Image.effect_noise((50, 3), 90).convert("RGB")
+    image.putpixel((0, 0), (255, 0, 0))
+    right = preprocess(image, 2, PreprocessOptions()).tiles
+    published = preprocess(image, 2, PreprocessOptions(as_published=True)).tiles
+    assert right is not None
+    assert published is not None
+    assert right.shape == published.shape
+    assert abs(right - published).max() > 0.1
+
+
+def test_a_placeholder_that_the_template_drops_needs_no_picture() -> None:
+    files = read_checkpoint(VALLEY25)
+    engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    history = (
+        Message("user", "<image> What?"),
+        Message("assistant", "<think>x <image> y</think>ok"),
+        Message("user", "And?"),
+    )
+    assert len(engine.measure(Request(history, images=(SMALL,))).pictures) == 1
+    with pytest.raises(PromptError, match="0 pictures"):
+        engine.measure(Request(history))
+
+
+def test_a_system_prompt_of_none_is_the_default_one() -> None:
+    turns = place_pictures([Message("system", None), Message("user", "x")], [0, 0], 0)  # type: ignore[arg-type]
+    assert turns[0]["content"] == "You are a helpful assistant."
+
+
+def test_text_that_is_not_unicode_is_a_prompt_error() -> None:
+    engine = LocalEngine(read_checkpoint(VALLEY25), None, "tiny", EngineOptions(device="cpu"))
+    with pytest.raises(PromptError, match="UTF-8"):
+        engine.measure(Request((Message("user", "hi \udcff"),)))
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("rope_parameters", {"rope_type": "yarn"})])
+def test_a_config_that_asks_for_other_arithmetic_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ModelError):
+        read_checkpoint(VALLEY2, {key: value})
+
+
+def test_untied_weights_without_a_head_are_missing_it(tmp_path: Path) -> None:
+    from valley_cli.engine.weights import load_model
+
+    folder = Path(shutil.copytree(VALLEY25, tmp_path / "headless"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"missing: lm_head\.weight"):
+        load_model(read_checkpoint(folder), torch.device("cpu"), torch.float32)
+    tied = load_model(read_checkpoint(folder, {"tie_word_embeddings": True}), torch.device("cpu"), torch.float32)
+    assert tied.logits(torch.zeros(1, 64)).shape == (1, 928)
+
+
+def test_a_very_cold_sample_is_the_likeliest_token() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert choose(torch.tensor([1.0, 3.0, 2.0]), Sampling(temperature=1e-40), (), generator) == 1
+
+
+def test_what_a_slot_held_before_does_not_reach_its_neighbours() -> None:
+    config = read_checkpoint(VALLEY25).config.text
+    cache = KVCache(config, torch.device("cpu"), torch.float32)
+    cache.reserve(2, 32)
+    cache.keys.fill_(torch.nan)
+    cache.values.fill_(torch.nan)
+    shape = (1, config.num_attention_heads, 5, config.head_dim), (1, config.num_key_value_heads, 5, config.head_dim)
+    for slot, tokens in ((0, 2), (1, 5)):
+        q, k = (torch.ones(size)[:, :, :tokens] for size in shape)
+        cache.prefill(slot, 0)(0, q, k, k)
+    q, k = (torch.ones(size)[:, :, :1].expand(2, -1, -1, -1) for size in shape)
+    assert cache.decode([0, 1], [2, 5])(0, q, k, k).isfinite().all()
+
+
+class BreakingRunner:
+    """Loads, then fails in the way it is told to: what the worker does with a runner that breaks."""
+
+    memory_bytes = 0
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def generator(self, sampling: Sampling) -> None:
+        return None
+
+    def merge(self, input_ids: object, pictures: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), KeyboardInterrupt()], ids=["error", "base exception"])
+def test_no_caller_waits_for_ever(error: BaseException) -> None:
+    files = read_checkpoint(VALLEY25)
+    engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    load: Callable[[], Any] = lambda: BreakingRunner(error)  # noqa: E731
+    engine._worker = Worker(load)
+    caught: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            next(engine.generate(Request((Message("user", "x"),), sampling=Sampling(max_new_tokens=2))))
+        except BaseException as found:
+            caught.append(found)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert [type(found) for found in caught] == [type(error)] * 3
+    engine.close()
