@@ -216,6 +216,7 @@ def test_output_goes_to_devices_and_pipes_without_force(capsys: pytest.CaptureFi
 class Failing:
     """An engine that breaks down in the middle of an answer."""
 
+    name = "tiny"
     notice: str | None = None
 
     def generate(self, request: Request) -> Generator[Event, None, None]:

@@ -305,7 +305,7 @@ def test_folders_are_taken_as_they_are_and_faults_are_named(published: Path, tmp
 def test_a_name_that_is_nothing_ends_in_a_hint(model: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         resolve_checkpoint(model, cache_dir=tmp_path, endpoint="http://127.0.0.1:9")
-    assert "valley models list" in (caught.value.hint or "")
+    assert "known names: valley2, valley2-dpo" in (caught.value.hint or "")
     assert "\x1b" not in caught.value.message
 
 

@@ -30,7 +30,9 @@ ALLOWED: dict[str, set[str]] = {
     "render": PLAIN,
     "commands": set(),
     "commands.options": PLAIN,
-    "commands.describe": {"commands", "commands.options", "settings", "inputs", "render", "engine"} | PLAIN,
+    "commands.output": PLAIN,
+    "commands.describe": {"commands", "commands.options", "commands.output", "settings", "inputs", "render", "engine"}
+    | PLAIN,
     "media": set(),
     **dict.fromkeys(MEDIA - {"media"}, MEDIA | PLAIN),
     "engine": {"engine.local"} | PLAIN,

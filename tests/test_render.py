@@ -5,15 +5,31 @@ from __future__ import annotations
 import errno
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from valley_cli.engine.base import Done, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
+from valley_cli.engine.base import Cost, Done, Event, Request, Stage, TextDelta, ThinkDelta, Timings, Usage
 from valley_cli.errors import ValleyError
 from valley_cli.render import Answer, Renderer, StatusLine, safe_text, stage_text
 
 DONE = Done("stop", Usage(20, 4, 3), Timings(0.1, 0.2, 0.3, 0.4, 50.0, 2_000_000_000), "tiny")
+
+
+class Fake:
+    """An engine that has a name and no answers of its own."""
+
+    name = "tiny"
+    notice: str | None = None
+
+    def generate(self, request: Request) -> Generator[Event, None, None]:
+        yield DONE
+
+    def measure(self, request: Request) -> Cost:
+        raise AssertionError("nothing is measured here")
+
+    def close(self) -> None:
+        pass
 
 
 class Screen(io.StringIO):
@@ -27,7 +43,7 @@ def render(*events: Event, out: io.StringIO | None = None, **options: bool) -> t
     """What ends up on stdout and stderr."""
     out, err = out or io.StringIO(), io.StringIO()
     renderer = Renderer(out, StatusLine(err), err=err, **options)  # type: ignore[arg-type]
-    renderer.finish(renderer.show([*events, DONE], Answer()), ["a.png"], None)
+    renderer.finish(renderer.show([*events, DONE], Answer()), ["a.png"], Fake())
     return out.getvalue(), err.getvalue()
 
 
@@ -76,7 +92,7 @@ def test_a_full_disk_is_named_and_stderr_is_never_a_reason_to_stop() -> None:
     out = io.StringIO()
     renderer = Renderer(out, StatusLine(Full(), verbose=True), stats=True, err=Full())
     renderer.status.stage(Stage("loading weights"))
-    renderer.finish(renderer.show([ThinkDelta("hmm"), TextDelta("Red."), DONE], Answer()), ["a.png"], None)
+    renderer.finish(renderer.show([ThinkDelta("hmm"), TextDelta("Red."), DONE], Answer()), ["a.png"], Fake())
     assert out.getvalue() == "Red.\n"
 
 
@@ -108,7 +124,7 @@ def test_an_interrupted_answer_keeps_what_was_said() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         renderer.show(events(), answer)
-    renderer.finish(answer, ["a.png"], None)
+    renderer.finish(answer, ["a.png"], Fake())
     found = json.loads(out.getvalue())
     assert (found["response"], found["finish_reason"]) == ("half an ans", "cancelled")
 

@@ -68,7 +68,8 @@ def test_training_sees_the_pixels_that_the_program_sees() -> None:
         side = 168 if pictures == 1 else 112
         for image, patches in zip(images, patches_of(images), strict=True):
             seen = preprocess(image, pictures, preprocess_options())
-            assert seen.patches is not None and seen.plan.vit_tokens == (side // 28) ** 2
+            assert seen.patches is not None
+            assert seen.plan.vit_tokens == (side // 28) ** 2
             assert np.array_equal(patches, seen.patches)
 
 
@@ -110,7 +111,8 @@ def test_clips_and_several_pictures_ask_only_what_they_show() -> None:
                 number = int(question.answer.removeprefix("Picture ").rstrip("."))
                 assert 1 <= number <= len(pictures)
         frames, asked = clips.clip(world.rng_for("train", index))
-        assert 4 <= len(frames) <= 8 and asked[0].kind == "describe clip"
+        assert 4 <= len(frames) <= 8
+        assert asked[0].kind == "describe clip"
 
 
 def test_the_exam_gives_every_item_one_line_and_shuffles_every_picture(encoder: Encoder) -> None:
@@ -119,7 +121,8 @@ def test_the_exam_gives_every_item_one_line_and_shuffles_every_picture(encoder: 
     samples = exam.samples_of(encoder, items)
     assert sum(len(sample.asked) for sample in samples) == len(items)
     for before, after in zip(samples, shuffle_pictures(samples), strict=True):
-        assert before.asked == after.asked and len(before.labels) == len(after.labels)
+        assert before.asked == after.asked
+        assert len(before.labels) == len(after.labels)
     low, high = interval(90, 100)
     assert low < 0.9 < high
 

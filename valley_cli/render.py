@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
-from valley_cli.engine.base import Cost, Done, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
+from valley_cli.engine.base import Cost, Done, Engine, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
 from valley_cli.errors import ValleyError
 from valley_cli.text import printable
 
@@ -188,19 +188,19 @@ class Renderer:
         if not self.as_json and (answer.text or answer.done):
             self.write("\n")
 
-    def finish(self, answer: Answer, sources: list[str], notice: str | None) -> None:
+    def finish(self, answer: Answer, sources: list[str], engine: Engine) -> None:
         """End the answer: its last newline or its JSON object, then the statistics."""
         self.status.clear()
         self.end_line(answer)
         if self.as_json:
-            self.write_json(record(answer, sources, notice))
+            self.write_json(record(answer, sources, engine))
         if self.stats and answer.done:
             say(self.err, stats_line(answer.done) + "\n")
 
 
-def record(answer: Answer, sources: list[str], notice: str | None) -> dict[str, Any]:
+def record(answer: Answer, sources: list[str], engine: Engine) -> dict[str, Any]:
     """The object that ``--json`` prints (an interrupted answer has finish_reason ``cancelled``)."""
-    done = answer.done or Done("cancelled", Usage(), Timings(), "")
+    done = answer.done or Done("cancelled", Usage(), Timings(), engine.name)
     timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}
     found: dict[str, Any] = {
         "model": done.model,
@@ -211,7 +211,7 @@ def record(answer: Answer, sources: list[str], notice: str | None) -> dict[str, 
         "timings": timings,
         "sources": sources,
     }
-    return found | ({"notice": notice} if notice else {})
+    return found | ({"notice": engine.notice} if engine.notice else {})
 
 
 def error_record(error: ValleyError, sources: list[str]) -> dict[str, Any]:

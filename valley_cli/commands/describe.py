@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from valley_cli.commands import options as opt
+from valley_cli.commands.output import open_output
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Engine, Event, Media, Message, Request, Stage
 from valley_cli.errors import DeviceError, SourceError, UsageError
@@ -92,7 +93,7 @@ def run(
         question = None if prompt is None else opt.read_text(prompt, "--prompt")
         system = None if settings.system is None else opt.read_text(settings.system, "--system")
         requests = [build_request(settings, group, question, system) for group in groups(media, each)]
-        out = stack.enter_context(opt.open_output(output, force, inputs_of(media, prompt, settings.system)))
+        out = stack.enter_context(open_output(output, force, inputs_of(media, prompt, settings.system)))
         engine = open_engine(options)
         # not on Ctrl-C: closing waits for the step under way, and the process ends at once
         stack.push(lambda kind, *_: None if kind is KeyboardInterrupt else engine.close())
@@ -153,12 +154,12 @@ def show_answer(engine: Engine, request: Request, renderer: Renderer, names: lis
         try:
             renderer.show(headed(events, names, renderer) if each else events, answer)
         except KeyboardInterrupt:
-            renderer.finish(answer, names, engine.notice)
+            renderer.finish(answer, names, engine)
             raise
         except DeviceError:
             renderer.end_line(answer)
             raise
-    renderer.finish(answer, names, engine.notice)
+    renderer.finish(answer, names, engine)
 
 
 def headed(events: Iterator[Event], names: list[str], renderer: Renderer) -> Iterator[Event]:

@@ -195,8 +195,12 @@ class Cost:
 
 
 class Engine(Protocol):
-    """What commands and servers talk to. ``notice``: what a user must know about the model's answers, or None."""
+    """What commands and servers talk to.
 
+    ``name``: the model that answers. ``notice``: what a user must know about its answers, or None.
+    """
+
+    name: str
     notice: str | None
 
     def generate(self, request: Request) -> Generator[Event, None, None]:

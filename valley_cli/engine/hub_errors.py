@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from valley_cli.engine.registry import suggest
+from valley_cli.engine.registry import MODELS, suggest
 from valley_cli.engine.snapshot import Repo
 from valley_cli.errors import ModelError
 from valley_cli.text import printable
 
-LIST_HINT = "`valley models list` shows the known names; a hub id (org/name) or a folder also does"
+LIST_HINT = "known names: " + ", ".join(info.name for info in MODELS) + "; a hub id (org/name) or a folder also does"
 
 
 class NotFoundError(ModelError):

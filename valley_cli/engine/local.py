@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from valley_cli.engine import probe
-from valley_cli.engine.base import Cost, Done, EngineOptions, Event, Request, Timings, Usage
+from valley_cli.engine.base import Cost, Done, EngineOptions, Event, Request, Stage, Timings, Usage
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.hub import resolve_checkpoint
@@ -74,10 +74,19 @@ class LocalEngine:
             return self._worker
 
     def _load(self) -> Runner:
+        show = self.options.on_stage or (lambda stage: None)
+
+        def unless_closed(stage: Stage) -> None:
+            if self._closed:  # nobody waits for the rest of the weights
+                raise ValleyError("the engine was closed")
+            show(stage)
+
+        unless_closed(Stage("starting torch"))
         from valley_cli.engine.runner import Runner
 
-        options = self.options
-        return Runner(self.files, options.device, options.dtype, options.on_stage)
+        runner = Runner(self.files, self.options.device, self.options.dtype, unless_closed)
+        runner.on_stage = show
+        return runner
 
     def generate(self, request: Request) -> Generator[Event, None, None]:
         """See ``Engine.generate``. Closing the iterator frees the slot at the next token."""
@@ -86,6 +95,7 @@ class LocalEngine:
         layout = self._preparer.layout(request)
         room = answer_room(layout, request, self.files)
         check_fits(layout, room, self.files)
+        loaded_before = self._worker is not None and self._worker.load_s > 0
         worker = self.start()  # only now: an unreadable picture is said at once, not after loading
         prepared = self._preparer.prepare(layout)
         media_s = time.perf_counter() - begun
@@ -100,7 +110,9 @@ class LocalEngine:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-            yield self._done(item, sequence, layout, worker, begun, media_s)
+            load_s = 0.0 if loaded_before else worker.load_s  # told by the request that waited for it
+            timings = Timings(load_s=load_s, media_s=media_s, memory_bytes=worker.memory_bytes)
+            yield self._done(item, sequence, layout, begun, timings)
         finally:
             sequence.cancelled = True
 
@@ -121,9 +133,7 @@ class LocalEngine:
             splitter=ThinkSplitter() if request.think else None,
         )
 
-    def _done(
-        self, reason: str, sequence: Sequence, layout: Layout, worker: Worker, begun: float, media_s: float
-    ) -> Done:
+    def _done(self, reason: str, sequence: Sequence, layout: Layout, begun: float, timings: Timings) -> Done:
         first, last = sequence.first_token_at, sequence.last_token_at
         decode_s = last - first if first and last else 0.0
         steps = len(sequence.new_ids) - 1
@@ -134,13 +144,11 @@ class LocalEngine:
                 image_tokens=layout.image_tokens,
                 completion_tokens=len(sequence.new_ids),
             ),
-            timings=Timings(
-                load_s=worker.load_s,
-                media_s=media_s,
+            timings=replace(
+                timings,
                 ttft_s=first - begun if first else 0.0,
                 decode_s=decode_s,
                 tokens_per_s=steps / decode_s if decode_s > 0 else 0.0,
-                memory_bytes=worker.memory_bytes,
             ),
             model=self.name,
             token_ids=tuple(sequence.new_ids),
