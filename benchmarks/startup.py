@@ -66,7 +66,7 @@ def main() -> None:
         "python_cpu_s": round(statistics.median(bare_s), 4),
         "help_over_python": round(statistics.median(help_s) / statistics.median(bare_s), 2),
     }
-    print(f"valley --help      {figures['help_cpu_s']} s CPU (bar {HELP_BAR_S}); python alone {figures['python_cpu_s']} s")
+    print(f"valley --help {figures['help_cpu_s']} s CPU (bar {HELP_BAR_S}); python alone {figures['python_cpu_s']} s")
     parts = []
     for _ in range(1 if "--quick" in sys.argv else 3):
         run = [sys.executable, "-c", PARTS, str(picture)]
