@@ -22,15 +22,21 @@ class Stage:
 
 
 LOOK_UPS = ("colour", "shape", "size", "where", "what at", "beside", "count shape", "count colour")
-BY_SHAPE = ("colour", "where", "size", "count shape", "count colour", "exists")  # the slowest to learn
+BY_SHAPE = ("colour", "where", "size", "count shape", "count colour", "exists")
+SLOWEST = ("count shape", "exists", "where", "beside", "count colour")
 STAGES = (
     Stage("see", 0.08, Mix(text=0.35, several=0.1, clips=0.03), dense_only=True),
     Stage("basics", 0.32, Mix(text=0.06, describe=0.8)),
     Stage("look-ups", 0.12, Mix(describe=0.3, focus=1.0, kinds=LOOK_UPS)),
     Stage(
         "everything",
-        0.48,
+        0.24,
         Mix(several=0.08, clips=0.08, talk=0.01, text=0.1, turns=0.1, describe=0.55, focus=0.45, kinds=BY_SHAPE),
+    ),
+    Stage(
+        "slowest",
+        0.24,
+        Mix(several=0.24, clips=0.16, talk=0.015, text=0.06, turns=0.1, describe=0.5, focus=0.4, kinds=SLOWEST),
     ),
 )
 
