@@ -10,6 +10,7 @@ from torch import Tensor
 
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.config import TextConfig
+from valley_cli.engine.models.fused import FusedDecoder
 from valley_cli.engine.models.layers import RMSNorm
 from valley_cli.engine.models.text import DecoderLayer, causal_attend, decode_hidden
 
@@ -138,3 +139,21 @@ def test_a_cache_that_grows_keeps_what_it_holds() -> None:
     assert cache.slots == 4
     assert cache.capacity >= 700
     assert (found - full).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("slots", [[0], [0, 1, 2], [4, 1, 2]], ids=["one", "dense", "with gaps"])
+def test_the_fused_step_equals_the_plain_one(kind: str, slots: list[int]) -> None:
+    _, ours = tiny(kind)
+    fused = FusedDecoder([*ours.layers], ours.config)  # type: ignore[list-item]
+    rows = [prompt(length, seed) for seed, length in enumerate((9, 31, 18))][: len(slots)]
+    caches = new_cache(ours, 6), new_cache(ours, 6)
+    for slot, ids in zip(slots, rows, strict=True):
+        for cache in caches:
+            ours.logits(ids[None], torch.arange(len(ids))[None], cache.prefill(slot, 0))
+    for step in range(5):
+        lengths = [len(ids) + step for ids in rows]
+        tokens = torch.tensor([(7 * step + 11 * row) % 97 for row in range(len(rows))])
+        plain = ours.logits(tokens[:, None], torch.tensor(lengths)[:, None], caches[0].decode(slots, lengths))[:, 0]
+        hidden = fused.step(ours.embed_tokens(tokens), torch.tensor(lengths), caches[1].decode(slots, lengths))
+        assert (ours.lm_head(ours.norm(hidden)) - plain).abs().max() < TOLERANCE
