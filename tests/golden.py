@@ -26,7 +26,7 @@ from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.prepare import Prepared, Preparer
 from valley_cli.engine.preprocess import CLIP_MEAN, CLIP_STD, Picture
 from valley_cli.engine.prompt import IMAGE_ID, PromptBuilder, place_pictures
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.runner import load_runner
 from valley_cli.engine.tokenizer import load_tokenizer
 
 FEATURE_TOLERANCE = 2e-4
@@ -164,7 +164,7 @@ class Case:
 
     def _numbers(self, prepared: Prepared) -> None:
         """Features, merged length and last-position logits, through the runner."""
-        runner = Runner(self.files, "cpu", "float32")
+        runner = load_runner(self.files, "cpu", "float32")
         for index, picture in enumerate(prepared.pictures):
             for name, rows in zip(("siglip", "qwen2vl"), runner.encode_picture(picture), strict=True):
                 key = f"feat_{name}_{index}"

@@ -68,12 +68,12 @@ def test_a_pixel_shuffled_picture_is_counted_as_merged(tmp_path: Path) -> None:
 def check_count(files: CheckpointFiles, pictures: tuple[Media, ...]) -> int:
     """Image tokens; raises if the priced prompt is not the one that the decoder reads."""
     from valley_cli.engine.prepare import Preparer
-    from valley_cli.engine.runner import Runner
+    from valley_cli.engine.runner import load_runner
 
     request = Request((Message("user", "What?"),), images=pictures)
     preparer = Preparer(files, None, EngineOptions().limits)
     layout = preparer.layout(request)
-    merged = Runner(files, "cpu", "float32").merge(layout.prompt.input_ids, preparer.prepare(layout).pictures)
+    merged = load_runner(files, "cpu", "float32").merge(layout.prompt.input_ids, preparer.prepare(layout).pictures)
     assert len(merged) == layout.prompt_tokens
     return layout.image_tokens
 

@@ -32,6 +32,11 @@ class CheckpointFiles:
         return PromptBuilder(self.tokenizer)
 
     @property
+    def n_values(self) -> int:
+        """Values in all tensors."""
+        return sum(info.n_values for info in self.tensors.values())
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes on disk of all tensors."""
         return sum(info.n_bytes for info in self.tensors.values())

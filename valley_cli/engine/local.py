@@ -82,9 +82,9 @@ class LocalEngine:
             show(stage)
 
         unless_closed(Stage("starting torch"))
-        from valley_cli.engine.runner import Runner
+        from valley_cli.engine.runner import load_runner
 
-        runner = Runner(self.files, self.options.device, self.options.dtype, unless_closed)
+        runner = load_runner(self.files, self.options.device, self.options.dtype, unless_closed)
         runner.on_stage = show
         return runner
 
@@ -162,7 +162,6 @@ class LocalEngine:
         max_new_tokens = max(answer_room(layout, request, self.files), 0)
         value_bytes = probe.value_bytes(self.options.device, self.options.dtype, self.files)
         per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * value_bytes
-        values = sum(info.n_values for info in self.files.tensors.values())
         return Cost(
             model=self.name,
             pictures=layout.costs,
@@ -171,7 +170,7 @@ class LocalEngine:
             max_new_tokens=max_new_tokens,
             context_tokens=text.max_position_embeddings,
             kv_bytes=per_token * (layout.prompt_tokens + max_new_tokens),
-            weight_bytes=values * value_bytes,
+            weight_bytes=self.files.n_values * value_bytes,
             available_bytes=probe.available_bytes(self.options.device),
         )
 

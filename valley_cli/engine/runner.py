@@ -10,7 +10,7 @@ from torch import Tensor
 from valley_cli.engine.base import Sampling, Stage
 from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.kvcache import KVCache
-from valley_cli.engine.models.fused import FusedDecoder
+from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.preprocess import Picture
 from valley_cli.engine.prompt import IMAGE_ID
@@ -20,7 +20,7 @@ from valley_cli.errors import DeviceError
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.
-SMALL_BYTES = 100_000_000
+SMALL_PARAMETERS = 50_000_000
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,31 +38,34 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def load_runner(
+    files: CheckpointFiles, device_name: str, dtype_name: str, on_stage: Callable[[Stage], None] | None = None
+) -> Runner:
+    """The runner of a checkpoint. Raises DeviceError if there is no such device or the weights do not fit it."""
+    device = choose_device(device_name)
+    dtype = choose_dtype(dtype_name, files, device)
+    if device.type == "cpu" and files.n_values < SMALL_PARAMETERS:
+        torch.set_num_threads(1)  # before the weights are converted: that would start the others
+    try:
+        return Runner(load_model(files, device, dtype, on_stage), device)
+    except torch.OutOfMemoryError:
+        raise DeviceError(
+            f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {device}",
+            "free the device, or run with --device cpu",
+        ) from None
+
+
 class Runner:
-    """Holds weights and cache. Every method runs without gradients."""
+    """Holds weights and cache. Every method runs without gradients. ``on_stage`` is told of long steps."""
 
-    def __init__(
-        self, files: CheckpointFiles, device: str, dtype: str, on_stage: Callable[[Stage], None] | None = None
-    ) -> None:
-        self.on_stage = on_stage or (lambda stage: None)
-        self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, files, self.device)
-        small = self.device.type == "cpu" and files.weight_bytes < SMALL_BYTES
-        if small:
-            torch.set_num_threads(1)
-        try:
-            self.model: Valley = load_model(files, self.device, self.dtype, on_stage)
-        except torch.OutOfMemoryError:
-            raise DeviceError(
-                f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {self.device}",
-                "free the device, or run with --device cpu",
-            ) from None
-        self.cache = KVCache(files.config.text, self.device, self.dtype)
-        self.fused = self._fuse() if small and self.dtype == torch.float32 else None
-
-    @torch.inference_mode()
-    def _fuse(self) -> FusedDecoder:
-        return FusedDecoder([*self.model.model.layers], self.model.config.text)  # type: ignore[list-item]
+    def __init__(self, model: Valley, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.on_stage: Callable[[Stage], None] = lambda stage: None
+        self.cache = KVCache(model.config.text, device, model.dtype)
+        small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
+        on_cpu = device.type == "cpu" and model.dtype == torch.float32
+        self.fused = fuse_decoder(model) if small and on_cpu else None
 
     @property
     def memory_bytes(self) -> int:
@@ -122,4 +125,4 @@ class Runner:
         return make_generator(sampling, self.device)
 
     def _tensor(self, array: object) -> Tensor:
-        return torch.as_tensor(array).to(self.device, self.dtype)
+        return torch.as_tensor(array).to(self.device, self.model.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor
 from valley_cli.engine.models.config import TextConfig
 from valley_cli.engine.models.layers import RMSNorm
 from valley_cli.engine.models.text import Attend, DecoderLayer, rotary_table
+from valley_cli.engine.models.valley import Valley
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ def fuse(layer: DecoderLayer, config: TextConfig) -> FusedLayer:
         gate_up=torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).t().contiguous(),
         down=mlp.down_proj.weight.t().contiguous(),
     )
+
+
+@torch.inference_mode()
+def fuse_decoder(model: Valley) -> FusedDecoder:
+    """The fast path of ``model``; its weights are copied."""
+    return FusedDecoder([*model.model.layers], model.config.text)  # type: ignore[list-item]
 
 
 class FusedDecoder:
