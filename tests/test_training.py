@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from training import clips, exam, export, questions, world
+from training.checkpoint import load_exported
 from training.data import Mix, collate, patches_of, preprocess_options, random_sample
 from training.evaluate import interval, shuffle_pictures
+from training.measure import quick_scores
 from training.questions import Question
 from training.rows import IGNORE, PICTURE, build_row, prompt_ids
 from training.tokenizer import SYSTEM, Encoder
@@ -20,6 +22,7 @@ from valley_cli.engine.tokenizer import load_tokenizer
 
 MINI = Path(__file__).parent.parent / "valley_cli" / "assets" / "valley-mini"
 SCENES = 30
+LOWEST = {"count": 0.85, "colour": 0.80, "shape": 0.85, "where": 0.80, "describe": 0.80}  # for 40 pictures
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +137,8 @@ def test_the_chat_template_ignores_the_thinking_switch(prompts: PromptBuilder) -
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\n"
     }
     assert (MINI / "chat_template.jinja").read_text() == export.TEMPLATE
+
+
+def test_the_shipped_checkpoint_answers_held_out_questions() -> None:
+    scores = quick_scores(*load_exported(MINI), count=40)
+    assert {kind: scores[kind] for kind, lowest in LOWEST.items() if scores[kind] < lowest} == {}

@@ -20,14 +20,18 @@ shapes that are not there. It is there so that the program can be tried, tested 
   6 background colours, plain, gradient or noisy: whole descriptions, colour, shape, size, place, number.
 - Square pictures and pictures of at most 4:3 either way; every picture is put on a square of 168 pixels (112 among
   several pictures or in clips), so small details are lost. Wider pictures are read less well.
-- It has seen several pictures at once, 8-frame clips of one moving or changing object, words of one to four
-  characters and second questions about the same picture, but how well is in the table below and nowhere else.
+- Two or three pictures at once, 8-frame clips of one moving or changing object and second questions about the same
+  picture, less well: see the table.
+- **It cannot read.** It has seen words in drawings, but what it says of them is made up.
 - English only, and only questions like those in `training/phrases.py`.
 
 ## Recipe
 
 Trained from nothing by `python -m training.train` (world version {world}, seed {seed}, commit {commit}):
-{steps} steps, {minutes} minutes on two CPU cores. `training/README.md` tells how.
+{steps} steps, {minutes} minutes on two shared CPU cores. `training/README.md` tells how.
+Scores on the way (100 held-out pictures):
+
+{curve}
 
 ## Scores
 

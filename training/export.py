@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.data import PREPROCESSOR_CONFIG
 from training.model import ModelConfig
 from training.tokenizer import SPECIAL
 
+CURVE = ("count", "colour", "shape", "where", "describe", "describe several", "describe clip")
 MAX_BYTES = 20_000_000
 TEMPLATE = (  # plain ChatML; enable_thinking is accepted and changes nothing
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
@@ -110,6 +112,19 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def curve(log: Path) -> str:
+    """The quick scores that a run's log holds, as a table in Markdown."""
+    rows = ["| minute | " + " | ".join(CURVE) + " |", "|---" * (len(CURVE) + 1) + "|"]
+    minute = "?"
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        if found := re.search(r" ([\d.]+)min ", line):
+            minute = found[1]
+        if line.startswith("SCORES "):
+            scores = dict(re.findall(r"(\w[\w ]*)=([\d.]+)", line.removeprefix("SCORES ")))
+            rows.append(f"| {minute} | " + " | ".join(scores.get(kind, "") for kind in CURVE) + " |")
+    return "\n".join(rows)
+
+
 def export(run: Path, out: Path) -> None:
     """Write the folder; raises ValueError for a checkpoint over the size limit."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)
@@ -123,6 +138,7 @@ def export(run: Path, out: Path) -> None:
         "steps": str(step),
         "minutes": f"{elapsed_s / 60:.0f}",
         "commit": commit(),
+        "curve": curve(run / "log.txt"),
     }
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
         raise ValueError(f"the weights exceed {MAX_BYTES} bytes")
