@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -218,3 +220,63 @@ def test_options_a_family_does_not_have_are_refused(engine: Engine) -> None:
     with pytest.raises(UsageError, match="does not think"):
         opened.measure(replace(ask(), think=True))
     opened.close()
+
+
+def fresh(request: Request) -> Done:
+    """The answer of an engine that has seen nothing before."""
+    opened = open_engine(EngineOptions(model=str(VALLEY25), device="cpu"))
+    _, done = run(opened, request)
+    opened.close()
+    return done
+
+
+def test_the_second_turn_continues_from_the_first_and_says_the_same(engine: Engine) -> None:
+    first = ask("First question", SMALL, n=6)
+    text, done = run(engine, first)
+    history = (Message("user", "First question", (SMALL,)), Message("assistant", text), Message("user", "And now?"))
+    second = Request(history, sampling=Sampling(max_new_tokens=20))
+    _, continued = run(engine, second)
+    assert continued.usage.cached_tokens > done.usage.image_tokens
+    assert continued.token_ids == fresh(second).token_ids
+
+
+def test_another_question_about_a_picture_finds_it_read(engine: Engine) -> None:
+    run(engine, ask("One question", OTHER))
+    _, other = run(engine, ask("Another one", OTHER, n=20))
+    assert other.usage.cached_tokens >= 14
+    assert other.token_ids == fresh(ask("Another one", OTHER, n=20)).token_ids
+
+
+def test_a_picture_among_several_is_another_picture() -> None:
+    opened = open_engine(EngineOptions(model=str(VALLEY2), device="cpu"))
+    run(opened, ask("What?", SMALL, n=4))
+    _, both = run(opened, ask("What?", SMALL, OTHER, n=12))
+    again = open_engine(EngineOptions(model=str(VALLEY2), device="cpu"))
+    assert both.token_ids == run(again, ask("What?", SMALL, OTHER, n=12))[1].token_ids
+    assert both.usage.cached_tokens < 60  # the system prompt at most: alone, the picture was cut into tiles
+    opened.close()
+    again.close()
+
+
+def test_many_requests_that_join_leave_and_are_cancelled_answer_as_single_ones(engine: Engine) -> None:
+    rng = random.Random(11)
+    kinds = [
+        ask(f"{'please ' * rng.randrange(6)}what {n % 5}?", *rng.choice([(), (SMALL,), (OTHER,), (SMALL, OTHER)]), n=9)
+        for n in range(12)
+    ]
+    alone = [fresh(kind).token_ids for kind in kinds]
+
+    def one(number: int) -> bool:
+        kind, stop_after = rng.randrange(len(kinds)), rng.choice([None, None, 1, 3])
+        time.sleep(rng.random() * 0.02)
+        events = engine.generate(kinds[kind])
+        if stop_after is not None:
+            for _ in range(stop_after):
+                next(events, None)
+            events.close()
+            return True
+        *_, done = events
+        return isinstance(done, Done) and done.token_ids == alone[kind]
+
+    with ThreadPoolExecutor(10) as pool:
+        assert all(pool.map(one, range(200)))

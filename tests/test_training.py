@@ -9,6 +9,7 @@ import pytest
 
 from training import clips, exam, export, questions, world
 from training.checkpoint import load_exported
+from training.curriculum import CURRICULA
 from training.data import Mix, collate, patches_of, preprocess_options, random_sample
 from training.evaluate import interval, shuffle_pictures
 from training.measure import quick_scores
@@ -104,6 +105,28 @@ def test_branches_see_the_pictures_and_themselves_only(encoder: Encoder) -> None
         assert ((branch_L[at] == branch_L[seen]) | (branch_L[seen] == 0)).all()
     slots = sum(len(group.slots) for group in batch.pictures)
     assert slots == (batch.ids_BL == PICTURE).sum()
+
+
+@pytest.mark.parametrize("name", CURRICULA)
+def test_a_curriculum_fills_its_run_and_ends_still(name: str) -> None:
+    curriculum = CURRICULA[name]
+    assert sum(stage.share for stage in curriculum.stages) == pytest.approx(1)
+    assert len({curriculum.stage_at(i / 100).name for i in range(100)}) == len(curriculum.stages)
+    factors = [curriculum.lr_factor(i / 100, 1000) for i in range(10, 101)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] <= curriculum.peak
+    assert factors[-1] < 0.03
+    assert curriculum.dense_weight(0.9) == 0
+
+
+def test_a_pair_is_two_objects_of_one_shape() -> None:
+    for index in range(SCENES):
+        rng = world.rng_for("train", index)
+        scene = world.make_scene(rng, 3)
+        paired = world.with_a_pair(rng, scene)
+        assert [thing.cell for thing in paired.things] == [thing.cell for thing in scene.things]
+        assert len({thing.shape for thing in paired.things}) < 3
+        assert sum(a != b for a, b in zip(scene.things, paired.things, strict=True)) <= 1
 
 
 def test_clips_and_several_pictures_ask_only_what_they_show() -> None:

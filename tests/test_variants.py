@@ -175,7 +175,7 @@ class BreakingRunner:
     def generator(self, sampling: Sampling) -> None:
         return None
 
-    def merge(self, input_ids: object, pictures: object) -> None:
+    def merge(self, *args: object) -> None:
         raise self.error
 
 

@@ -55,9 +55,8 @@ class KVCache:
 
     def prefill(self, slot: int, start: int) -> Attend:
         """Attention for one row of T new tokens in ``slot``, behind the ``start`` tokens already there."""
-        if start == 0:  # a NaN left by an earlier answer would reach neighbours: 0 x NaN under their masks is NaN
-            self.keys[:, slot].zero_()
-            self.values[:, slot].zero_()
+        for kept in (self.keys, self.values):  # a NaN left there would reach neighbours: 0 x NaN under a mask is NaN
+            kept[:, slot, :, start:].zero_()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             end = start + q.shape[2]

@@ -16,7 +16,7 @@ from valley_cli.engine.hub import resolve_checkpoint
 from valley_cli.engine.prepare import Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.registry import ModelInfo, family_info, find
-from valley_cli.engine.sequence import Sequence
+from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
 from valley_cli.engine.worker import Worker
 from valley_cli.errors import ValleyError
 
@@ -122,6 +122,7 @@ class LocalEngine:
         hidden = {end_of_turn} if request.exact else {end_of_turn, *self.files.eos_ids}
         return Sequence(
             payload=prepared,
+            units=prompt_units(prepared),
             prompt_tokens=layout.prompt_tokens,
             prompt_ids=tuple(token for token in layout.prompt.input_ids if token != IMAGE_ID),
             max_new_tokens=room,
@@ -143,6 +144,7 @@ class LocalEngine:
                 prompt_tokens=layout.prompt_tokens,
                 image_tokens=layout.image_tokens,
                 completion_tokens=len(sequence.new_ids),
+                cached_tokens=sequence.reused_tokens,
             ),
             timings=replace(
                 timings,
@@ -181,3 +183,16 @@ class LocalEngine:
             worker = self._worker
         if worker:
             worker.close()
+
+
+def prompt_units(prepared: Prepared) -> tuple[Unit, ...]:
+    """The prompt as the cache knows it; empty if the checkpoint's length limit cut it, which nothing may continue."""
+    costs = iter(zip(prepared.pictures, prepared.layout.costs, strict=True))
+    units: list[Unit] = []
+    for token in prepared.layout.prompt.input_ids:
+        if token == IMAGE_ID:
+            picture, cost = next(costs)
+            units.append(PictureUnit(picture.key, cost.tokens))
+        else:
+            units.append(token)
+    return tuple(units) if count_tokens(units) == prepared.layout.prompt_tokens else ()

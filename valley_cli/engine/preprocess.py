@@ -6,6 +6,7 @@ float32 numbers the reference computes (x/255 in float64, cast, then mean and st
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class PicturePlan:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture ready for the towers.
+    """A picture ready for the towers. ``key`` names its tensors: equal keys, equal tensors.
 
     ``tiles``: [n_tiles, 3, 384, 384] float32 or None; ``patches``: [grid_h * grid_w, 1176] float32 or None, the
     patches of each 2x2 merge group next to each other, (channel, temporal, y, x) inside a row.
@@ -97,6 +98,7 @@ class Picture:
     plan: PicturePlan
     tiles: NDArray[np.float32] | None
     patches: NDArray[np.float32] | None
+    key: str
 
 
 @cache
@@ -180,7 +182,15 @@ def preprocess(image: Image.Image, n_pictures: int, options: PreprocessOptions) 
     plan = plan_picture(image.size, n_pictures, options)
     tiles = siglip_tiles(image, plan, options) if options.siglip else None
     vit_view = square_pad(image) if options.image_aspect_ratio == "pad" else image
-    return Picture(plan, tiles, vit_patches(vit_view, plan) if options.vit else None)
+    patches = vit_patches(vit_view, plan) if options.vit else None
+    return Picture(plan, tiles, patches, picture_key(image, plan, options))
+
+
+def picture_key(image: Image.Image, plan: PicturePlan, options: PreprocessOptions) -> str:
+    """Hash of all that decides the tensors: a file alone and the same among several have two keys."""
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16)
+    digest.update(repr((plan, options)).encode())
+    return digest.hexdigest()
 
 
 def black_picture() -> Image.Image:

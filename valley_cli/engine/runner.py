@@ -21,6 +21,7 @@ from valley_cli.errors import DeviceError
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.
 SMALL_PARAMETERS = 50_000_000
+FEATURE_BYTES = 256_000_000  # encoded pictures kept for the next question about them
 
 
 def choose_device(name: str) -> torch.device:
@@ -63,6 +64,7 @@ class Runner:
         self.device = device
         self.on_stage: Callable[[Stage], None] = lambda stage: None
         self.cache = KVCache(model.config.text, device, model.dtype)
+        self._features: dict[str, Tensor] = {}
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
         on_cpu = device.type == "cpu" and model.dtype == torch.float32
         self.fused = fuse_decoder(model) if small and on_cpu else None
@@ -85,22 +87,40 @@ class Runner:
         return siglip, vit
 
     @torch.inference_mode()
-    def merge(self, input_ids: Sequence[int], pictures: Sequence[Picture]) -> Tensor:
-        """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows."""
-        rows, used = [], pictures[: list(input_ids).count(IMAGE_ID)]
+    def merge(self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0) -> Tensor:
+        """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows.
+
+        ``skip``: leave out what the first so many ids, whole pictures among them, stand for.
+        """
+        seen, rest = input_ids[:skip].count(IMAGE_ID), input_ids[skip:]
+        used = pictures[seen : seen + rest.count(IMAGE_ID)]
+        rows = []
         for index, picture in enumerate(used):
             self.on_stage(Stage("looking at pictures", index, len(used), "pictures"))
-            rows.append(torch.cat([part for part in self.encode_picture(picture) if part is not None]))
-        merged = self.model.embed(input_ids, rows, IMAGE_ID)
+            rows.append(self.features(picture))
+        merged = self.model.embed(rest, rows, IMAGE_ID)
         return merged[: self.model.config.tokenizer_model_max_length]
 
+    def features(self, picture: Picture) -> Tensor:
+        """All rows of a picture, [tokens, C], from the cache of pictures seen lately where it is there."""
+        rows = self._features.pop(picture.key, None)
+        if rows is None:
+            rows = torch.cat([part for part in self.encode_picture(picture) if part is not None])
+        self._features[picture.key] = rows  # the newest is last
+        while len(self._features) > 1 and sum(kept.nbytes for kept in self._features.values()) > FEATURE_BYTES:
+            del self._features[next(iter(self._features))]
+        return rows
+
     @torch.inference_mode()
-    def prefill(self, slot: int, merged: Tensor, room: int) -> Tensor:
-        """Read ``merged`` [T, C] into ``slot``, which is given space for ``room`` tokens. -> logits [vocabulary]"""
+    def prefill(self, slot: int, merged: Tensor, room: int, start: int = 0) -> Tensor:
+        """Read ``merged`` [T, C] into ``slot`` behind the ``start`` tokens it holds already. -> logits [vocabulary]
+
+        ``room``: tokens the slot must have space for in all.
+        """
         self.on_stage(Stage("reading the prompt"))
         self.cache.reserve(slot + 1, room)
-        positions = torch.arange(len(merged), device=self.device)[None]
-        hidden = self.model.hidden(merged[None], positions, self.cache.prefill(slot, 0))
+        positions = torch.arange(start, start + len(merged), device=self.device)[None]
+        hidden = self.model.hidden(merged[None], positions, self.cache.prefill(slot, start))
         return self.model.logits(hidden[0, -1])
 
     @torch.inference_mode()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
-from valley_cli.engine.sequence import Sequence
+from valley_cli.engine.sequence import Sequence, Unit, count_tokens
+
+KEPT_SLOTS = 4
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,18 @@ class Step:
 
 
 class Scheduler:
-    """First come, first served, up to ``max_running`` at a time; a new prompt is read before the next token step."""
+    """First come, first served, up to ``max_running`` at a time; a new prompt is read before the next token step.
 
-    def __init__(self, max_running: int) -> None:
+    A slot outlives its request: up to ``kept`` free ones go on holding what they held, and a request that begins with
+    most of that continues there (the second turn of a chat, another question about the same picture).
+    """
+
+    def __init__(self, max_running: int, kept: int = KEPT_SLOTS) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.free_slots = list(range(max_running))
+        self.empty_slots = list(range(max_running))
+        self.held: dict[int, tuple[Unit, ...]] = {}  # free slots and their units, the longest unused first
+        self.kept = kept
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -32,26 +41,63 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def next_step(self) -> Step:
-        """The step to take; a sequence that joins holds the lowest free slot from here on."""
-        if self.waiting and self.free_slots:
+        """The step to take; a sequence that joins holds its slot from here on."""
+        if self.waiting and (self.empty_slots or self.held):
             sequence = self.waiting.popleft()
-            sequence.slot = self.free_slots.pop(0)
+            self._seat(sequence)
             self.running.append(sequence)
             self.running.sort(key=lambda s: s.slot or 0)
             return Step(prefill=sequence)
         return Step(decode=tuple(self.running))
 
-    def release(self, sequence: Sequence) -> None:
-        """Forget a sequence that ended, waiting or running."""
+    def _seat(self, sequence: Sequence) -> None:
+        """The slot that shares most, if that is half of what it holds or of what is asked; else an empty one, else
+        the oldest. A shared system prompt alone is not worth another conversation's picture."""
+        shared = {slot: shared_units(units, sequence.units) for slot, units in self.held.items()}
+        best = max(shared, key=lambda slot: shared[slot], default=None)
+        if best is not None and shared[best]:
+            held = self.held[best]
+            if 2 * count_tokens(held[: shared[best]]) >= min(count_tokens(held), sequence.prompt_tokens):
+                self._take(sequence, best, shared[best])
+                return
+        if self.empty_slots and (not self.held or len(self.held) < self.kept):
+            sequence.slot = self.empty_slots.pop(0)
+            return
+        oldest = next(iter(self.held))
+        self._take(sequence, oldest, shared[oldest])
+
+    def _take(self, sequence: Sequence, slot: int, n_units: int) -> None:
+        sequence.slot = slot
+        sequence.reused_units = n_units
+        sequence.reused_tokens = count_tokens(self.held.pop(slot)[:n_units])
+
+    def release(self, sequence: Sequence, *, intact: bool = True) -> None:
+        """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its slot holds."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
         if sequence.slot is not None:
-            self.free_slots.append(sequence.slot)
-            self.free_slots.sort()
+            self._free(sequence.slot, sequence.held_units if intact else ())
             sequence.slot = None
+
+    def _free(self, slot: int, units: tuple[Unit, ...]) -> None:
+        if units and self.kept:
+            self.held[slot] = units
+            if len(self.held) > self.kept:
+                slot = next(iter(self.held))
+                del self.held[slot]
+            else:
+                return
+        self.empty_slots.append(slot)
+        self.empty_slots.sort()
 
     def cancelled(self) -> list[Sequence]:
         """Sequences whose caller went away."""
         return [s for s in (*self.waiting, *self.running) if s.cancelled]
+
+
+def shared_units(held: Row[Unit], wanted: Row[Unit]) -> int:
+    """How many units both begin with; the last of ``wanted`` never counts: its logits are needed."""
+    limit = min(len(held), len(wanted) - 1)
+    return next((i for i in range(limit) if held[i] != wanted[i]), max(limit, 0))

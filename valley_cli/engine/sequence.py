@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,28 @@ from valley_cli.engine.base import Event, FinishReason, Sampling, TextDelta
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 
 
+@dataclass(frozen=True)
+class PictureUnit:
+    """A picture's place in the sequence: ``tokens`` rows that equal keys make equal."""
+
+    key: str
+    tokens: int
+
+
+Unit = int | PictureUnit  # a text token or a whole picture
+
+
+def count_tokens(units: Iterable[Unit]) -> int:
+    """Rows the units take in the cache."""
+    return sum(1 if isinstance(unit, int) else unit.tokens for unit in units)
+
+
 @dataclass(eq=False)
 class Sequence:
     """``payload`` is the prepared prompt, which only the runner looks into. ``length`` counts tokens in the cache.
+
+    ``units`` are the prompt as the cache knows it; the first ``reused_units``, ``reused_tokens`` rows, were found in
+    the slot. Empty for prompts whose rows may not be reused.
 
     The worker thread writes ``events``; the thread that called ``generate`` reads them. ``cancelled`` goes the
     other way.
@@ -28,6 +47,9 @@ class Sequence:
     eos_ids: Collection[int]
     detokenizer: Detokenizer
     splitter: ThinkSplitter | None = None
+    units: tuple[Unit, ...] = ()
+    reused_units: int = 0
+    reused_tokens: int = 0
     generator: Any = None
     slot: int | None = None
     length: int = 0
@@ -38,9 +60,11 @@ class Sequence:
     last_token_at: float | None = None
 
     @property
-    def tokens_needed(self) -> int:
-        """Cache room for the prompt and the longest answer."""
-        return self.prompt_tokens + self.max_new_tokens
+    def held_units(self) -> tuple[Unit, ...]:
+        """What the slot holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
+        if not self.units or not self.length:
+            return ()
+        return (*self.units, *self.new_ids[: self.length - self.prompt_tokens])
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take a new token, send what can be shown of it, and say whether the answer ends here."""

@@ -69,7 +69,7 @@ class Worker:
                 self._execute(runner, step)
             except BaseException as error:  # whatever it is, no caller may wait for ever
                 for sequence in (step.prefill,) if step.prefill else step.decode:
-                    self._scheduler.release(sequence)
+                    self._scheduler.release(sequence, intact=False)
                     sequence.fail(_explained(error))
         for sequence in (*self._scheduler.waiting, *self._scheduler.running):
             self._end(sequence, "cancelled")
@@ -96,14 +96,14 @@ class Worker:
         self.memory_bytes = runner.memory_bytes
 
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
-        prepared = sequence.payload
-        merged = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures)
+        prepared, start = sequence.payload, sequence.reused_tokens
+        merged = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units)
         sequence.payload = None  # pixels are not needed again
         sequence.generator = runner.generator(sequence.sampling)
         assert sequence.slot is not None
-        room = len(merged) + sequence.max_new_tokens
-        logits = runner.prefill(sequence.slot, merged, room)
-        sequence.length = len(merged)
+        room = start + len(merged) + sequence.max_new_tokens
+        logits = runner.prefill(sequence.slot, merged, room, start)
+        sequence.length = start + len(merged)
         self._choose(runner, sequence, logits)
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
@@ -114,7 +114,7 @@ class Worker:
             try:
                 self._choose(runner, sequence, logits[row])
             except Exception as error:  # this row's numbers are broken; its neighbours' are not
-                self._scheduler.release(sequence)
+                self._scheduler.release(sequence, intact=False)
                 sequence.fail(_explained(error))
 
     def _choose(self, runner: Runner, sequence: Sequence, logits: Any) -> None:
