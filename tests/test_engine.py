@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
+from valley_cli.engine.checkpoint import read_checkpoint
+from valley_cli.engine.local import LocalEngine
 from valley_cli.errors import ModelError, PromptError, SourceError, UsageError, ValleyError
 
 SMALL = Media("m0", path=str(IMAGES / "m0_64x64.png"))
@@ -280,3 +282,19 @@ def test_many_requests_that_join_leave_and_are_cancelled_answer_as_single_ones(e
 
     with ThreadPoolExecutor(10) as pool:
         assert all(pool.map(one, range(200)))
+
+
+def test_a_prompt_read_in_pieces_beside_an_answer_says_the_same() -> None:
+    files = replace(read_checkpoint(VALLEY25), eos_ids=frozenset())  # answers go on until they are told to stop
+    opened = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    beside = opened.generate(ask("talk", n=20_000))
+    next(beside)
+    long = ask("many words " * 900, OTHER, n=10)
+    _, pieces = run(opened, long)
+    assert isinstance(next(beside), TextDelta)  # still under way
+    beside.close()
+    opened.close()
+    again = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    assert pieces.usage.prompt_tokens > 3 * 512
+    assert pieces.token_ids == run(again, long)[1].token_ids
+    again.close()

@@ -21,6 +21,7 @@ def run(scheduler: Scheduler, *units: Unit, answer: tuple[int, ...] = (70, 71)) 
     found = sequence(*units)
     scheduler.add(found)
     assert scheduler.next_step().prefill is found
+    scheduler.has_read(found)
     found.length = found.prompt_tokens + len(answer) - 1
     found.new_ids = [*answer]
     slot = found.slot
@@ -82,9 +83,40 @@ def test_every_slot_is_free_again_after_all_have_gone() -> None:
     sequences = [sequence(n) for n in range(5)]
     for waiting in sequences:
         scheduler.add(waiting)
-    assert [scheduler.next_step().prefill for _ in range(3)] == sequences[:3]
+    for expected in sequences[:3]:
+        while (step := scheduler.next_step()).prefill is None:
+            pass
+        assert step.prefill is expected
+        scheduler.has_read(expected)
     assert scheduler.next_step().decode == tuple(sequences[:3])
     for gone in sequences:
         scheduler.release(gone)
     assert scheduler.idle
     assert sorted([*scheduler.empty_slots, *scheduler.held]) == [0, 1, 2]
+
+
+def test_a_long_prompt_is_read_in_turn_with_the_answers() -> None:
+    scheduler = Scheduler(4)
+    answering, reading = sequence(1, 2), sequence(3, 4)
+    scheduler.add(answering)
+    scheduler.next_step()
+    scheduler.has_read(answering)
+    scheduler.add(reading)
+    steps = [scheduler.next_step() for _ in range(6)]
+    assert [step.decode for step in steps[::2]] == [(answering,)] * 3
+    assert [step.prefill for step in steps[1::2]] == [reading] * 3
+    scheduler.has_read(reading)
+    assert scheduler.next_step().decode == (answering, reading)
+
+
+def test_a_prompt_half_read_is_not_kept() -> None:
+    scheduler = Scheduler(2)
+    half = sequence(PHOTO, 1)
+    scheduler.add(half)
+    scheduler.next_step()
+    half.length = 50
+    half.cancelled = True
+    assert scheduler.cancelled() == [half]
+    scheduler.release(half)
+    assert scheduler.idle
+    assert not scheduler.held

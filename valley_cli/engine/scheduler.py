@@ -13,14 +13,14 @@ KEPT_SLOTS = 4
 
 @dataclass(frozen=True)
 class Step:
-    """What the runner does next: read one prompt, or give every running answer one more token."""
+    """What the runner does next: read a piece of one prompt, or give every running answer one more token."""
 
     prefill: Sequence | None = None
     decode: tuple[Sequence, ...] = ()
 
 
 class Scheduler:
-    """First come, first served, up to ``max_running`` at a time; a new prompt is read before the next token step.
+    """First come, first served, up to ``max_running`` at a time; one prompt is read at a time, in turn with the answers.
 
     A slot outlives its request: up to ``kept`` free ones go on holding what they held, and a request that begins with
     most of that continues there (the second turn of a chat, another question about the same picture).
@@ -28,7 +28,9 @@ class Scheduler:
 
     def __init__(self, max_running: int, kept: int = KEPT_SLOTS) -> None:
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.reading: Sequence | None = None
+        self.running: list[Sequence] = []  # those that answer
+        self._answers_turn = False
         self.empty_slots = list(range(max_running))
         self.held: dict[int, tuple[Unit, ...]] = {}  # free slots and their units, the longest unused first
         self.kept = kept
@@ -38,17 +40,24 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self.waiting and not self.running
+        return not self.waiting and not self.running and self.reading is None
 
     def next_step(self) -> Step:
-        """The step to take; a sequence that joins holds its slot from here on."""
-        if self.waiting and (self.empty_slots or self.held):
-            sequence = self.waiting.popleft()
-            self._seat(sequence)
-            self.running.append(sequence)
-            self.running.sort(key=lambda s: s.slot or 0)
-            return Step(prefill=sequence)
+        """The step to take; a sequence holds its slot from the first step that reads it."""
+        if self.reading is None and self.waiting and (self.empty_slots or self.held):
+            self.reading = self.waiting.popleft()
+            self._seat(self.reading)
+        if self.reading and not (self.running and self._answers_turn):
+            self._answers_turn = True
+            return Step(prefill=self.reading)
+        self._answers_turn = False
         return Step(decode=tuple(self.running))
+
+    def has_read(self, sequence: Sequence) -> None:
+        """The whole prompt is in the cache: from now on ``sequence`` answers."""
+        self.reading = None
+        self.running.append(sequence)
+        self.running.sort(key=lambda s: s.slot or 0)
 
     def _seat(self, sequence: Sequence) -> None:
         """The slot that shares most, if that is half of what it holds or of what is asked; else an empty one, else
@@ -75,6 +84,8 @@ class Scheduler:
         """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its slot holds."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
+        if sequence is self.reading:
+            self.reading = None
         if sequence in self.running:
             self.running.remove(sequence)
         if sequence.slot is not None:
@@ -94,7 +105,11 @@ class Scheduler:
 
     def cancelled(self) -> list[Sequence]:
         """Sequences whose caller went away."""
-        return [s for s in (*self.waiting, *self.running) if s.cancelled]
+        return [sequence for sequence in self.everyone() if sequence.cancelled]
+
+    def everyone(self) -> list[Sequence]:
+        """All sequences, whatever they are doing."""
+        return [*self.waiting, *([self.reading] if self.reading else []), *self.running]
 
 
 def shared_units(held: Row[Unit], wanted: Row[Unit]) -> int:

@@ -50,6 +50,7 @@ class Sequence:
     units: tuple[Unit, ...] = ()
     reused_units: int = 0
     reused_tokens: int = 0
+    unread: Any = None  # the rest of the prompt's rows, while it is read in pieces
     generator: Any = None
     slot: int | None = None
     length: int = 0
@@ -62,7 +63,7 @@ class Sequence:
     @property
     def held_units(self) -> tuple[Unit, ...]:
         """What the slot holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
-        if not self.units or not self.length:
+        if not self.units or self.length < self.prompt_tokens:
             return ()
         return (*self.units, *self.new_ids[: self.length - self.prompt_tokens])
 

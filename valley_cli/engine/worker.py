@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from valley_cli.engine.runner import Runner
 
 MAX_RUNNING = 16
+PIECE_TOKENS = 512  # of a prompt that are read between two tokens of the answers under way
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Worker:
                 for sequence in (step.prefill,) if step.prefill else step.decode:
                     self._scheduler.release(sequence, intact=False)
                     sequence.fail(_explained(error))
-        for sequence in (*self._scheduler.waiting, *self._scheduler.running):
+        for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
 
     def _refuse_all(self, error: BaseException) -> None:
@@ -96,15 +97,23 @@ class Worker:
         self.memory_bytes = runner.memory_bytes
 
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
-        prepared, start = sequence.payload, sequence.reused_tokens
-        merged = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units)
-        sequence.payload = None  # pixels are not needed again
-        sequence.generator = runner.generator(sequence.sampling)
+        """One piece of the prompt; all of it if nobody waits for the next token meanwhile."""
+        if sequence.unread is None:
+            prepared = sequence.payload
+            sequence.unread = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units)
+            sequence.payload = None  # pixels are not needed again
+            sequence.length = sequence.reused_tokens
+            sequence.generator = runner.generator(sequence.sampling)
         assert sequence.slot is not None
-        room = start + len(merged) + sequence.max_new_tokens
-        logits = runner.prefill(sequence.slot, merged, room, start)
-        sequence.length = start + len(merged)
-        self._choose(runner, sequence, logits)
+        room = sequence.length + len(sequence.unread) + sequence.max_new_tokens
+        piece = sequence.unread[:PIECE_TOKENS] if self._scheduler.running else sequence.unread
+        logits = runner.prefill(sequence.slot, piece, room, sequence.length)
+        sequence.length += len(piece)
+        sequence.unread = sequence.unread[len(piece) :]
+        if not len(sequence.unread):
+            sequence.unread = None
+            self._scheduler.has_read(sequence)
+            self._choose(runner, sequence, logits)
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
         slots = [s.slot for s in sequences if s.slot is not None]
