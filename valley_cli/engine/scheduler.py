@@ -20,9 +20,9 @@ class Step:
 
 
 class Scheduler:
-    """First come, first served, up to ``max_running`` at a time; one prompt is read at a time, in turn with the answers.
+    """First come, first served, up to ``max_running`` at a time.
 
-    A slot outlives its request: up to ``kept`` free ones go on holding what they held, and a request that begins with
+    One prompt is read at a time, piece by piece in turn with the answers under way. A slot outlives its request: up to ``kept`` free ones go on holding what they held, and a request that begins with
     most of that continues there (the second turn of a chat, another question about the same picture).
     """
 
@@ -69,7 +69,7 @@ class Scheduler:
             if 2 * count_tokens(held[: shared[best]]) >= min(count_tokens(held), sequence.prompt_tokens):
                 self._take(sequence, best, shared[best])
                 return
-        if self.empty_slots and (not self.held or len(self.held) < self.kept):
+        if self.empty_slots and len(self.held) < max(self.kept, 1):
             sequence.slot = self.empty_slots.pop(0)
             return
         oldest = next(iter(self.held))
