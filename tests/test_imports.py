@@ -16,6 +16,7 @@ MEDIA = {"media", "media.address", "media.fetch", "media.image", "media.pinned",
 CONFIG = {"engine.models.config"}
 FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
 MODELS = {f"engine.models.{name}" for name in ("config", "fused", "layers", "projector", "text", "valley", "vision")}
+COMMAND = {"commands", "commands.options", "commands.output", "settings", "render", "engine"} | PLAIN
 RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
 TENSORS = {"engine.runner", "engine.sampler", "engine.kvcache", "engine.weights"} | MODELS
 
@@ -31,8 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "commands": set(),
     "commands.options": PLAIN,
     "commands.output": PLAIN,
-    "commands.describe": {"commands", "commands.options", "commands.output", "settings", "inputs", "render", "engine"}
-    | PLAIN,
+    "commands.describe": COMMAND | {"inputs"},
+    "commands.bench": COMMAND | {"engine.probe"},
     "media": set(),
     **dict.fromkeys(MEDIA - {"media"}, MEDIA | PLAIN),
     "engine": {"engine.local"} | PLAIN,
@@ -69,7 +70,7 @@ TORCH_ALLOWED = TENSORS | {"engine.probe"}
 HEAVY = {"torch", "transformers", "safetensors"}
 # packages that only some modules may import, wherever the import stands
 RESERVED = {
-    "typer": {"app", "commands.options", "commands.describe"},
+    "typer": {"app", "commands.options", "commands.describe", "commands.bench"},
     "rich": set[str](),
     "numpy": {"engine.preprocess"},
     "PIL": {"engine.preprocess", "engine.prepare", "media.image"},

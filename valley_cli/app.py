@@ -15,6 +15,7 @@ from valley_cli.errors import UsageError
 
 COMMANDS = {
     "describe": "Say what is in one or more pictures.",
+    "bench": "Measure a model on this machine.",
 }
 
 

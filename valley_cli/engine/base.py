@@ -68,6 +68,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False  # go on to ``max_new_tokens``: for measuring
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ class Cost:
     context_tokens: int
     kv_bytes: int
     weight_bytes: int
+    decoder_bytes: int  # the part of the weights that is read for every token
     available_bytes: int
 
     @property

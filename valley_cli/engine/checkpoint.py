@@ -37,6 +37,13 @@ class CheckpointFiles:
         return sum(info.n_values for info in self.tensors.values())
 
     @property
+    def n_decoder_values(self) -> int:
+        """Values read for every token: layers, final norm and head (the embeddings where they are tied)."""
+        head = "model.embed_tokens.weight" if self.config.text.tie_word_embeddings else "lm_head.weight"
+        parts = ("model.layers.", "model.norm.", head)
+        return sum(info.n_values for name, info in self.tensors.items() if name.startswith(parts))
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes on disk of all tensors."""
         return sum(info.n_bytes for info in self.tensors.values())

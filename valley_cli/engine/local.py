@@ -127,7 +127,7 @@ class LocalEngine:
             prompt_ids=tuple(token for token in layout.prompt.input_ids if token != IMAGE_ID),
             max_new_tokens=room,
             sampling=sampling,
-            eos_ids=self.files.eos_ids,
+            eos_ids=() if sampling.ignore_eos else self.files.eos_ids,
             detokenizer=Detokenizer(
                 self.files.tokenizer.token_bytes, {token for token in hidden if token is not None}, sampling.stop
             ),
@@ -173,6 +173,7 @@ class LocalEngine:
             context_tokens=text.max_position_embeddings,
             kv_bytes=per_token * (layout.prompt_tokens + max_new_tokens),
             weight_bytes=self.files.n_values * value_bytes,
+            decoder_bytes=self.files.n_decoder_values * value_bytes,
             available_bytes=probe.available_bytes(self.options.device),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 from valley_cli.engine.checkpoint import CheckpointFiles
@@ -68,3 +69,17 @@ def value_bytes(device: str, dtype: str, files: CheckpointFiles) -> int:
     if dtype == "auto":
         dtype = default_dtype(runs_on_cuda(device), files)
     return 4 if dtype == "float32" else 2
+
+
+def read_bandwidth(device: str, n_bytes: int = 1_000_000_000) -> float:
+    """Bytes per second at which ``device`` reads a large float32 array once, best of five."""
+    import torch
+
+    where = "cuda" if device == "auto" and runs_on_cuda(device) else "cpu" if device == "auto" else device
+    values = torch.ones(n_bytes // 4, device=where)
+    best = 0.0
+    for _ in range(6):  # the first one warms up
+        start = time.perf_counter()
+        values.sum().item()
+        best = max(best, n_bytes / (time.perf_counter() - start))
+    return best

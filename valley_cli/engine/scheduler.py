@@ -22,8 +22,9 @@ class Step:
 class Scheduler:
     """First come, first served, up to ``max_running`` at a time.
 
-    One prompt is read at a time, piece by piece in turn with the answers under way. A slot outlives its request: up to ``kept`` free ones go on holding what they held, and a request that begins with
-    most of that continues there (the second turn of a chat, another question about the same picture).
+    One prompt is read at a time, piece by piece in turn with the answers under way. A slot outlives its request: up to
+    ``kept`` free ones go on holding what they held, and a request that begins with most of that continues there (the
+    second turn of a chat, another question about the same picture).
     """
 
     def __init__(self, max_running: int, kept: int = KEPT_SLOTS) -> None:

@@ -1,0 +1,45 @@
+"""``valley bench`` measures what it says it does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from tests.commands import inside
+from tests.conftest import VALLEY25
+from valley_cli.commands.bench import PICTURE_WH, noise
+from valley_cli.engine.base import MediaLimits
+from valley_cli.media.image import open_image
+
+TINY = ("-m", str(VALLEY25), "--tokens", "40", "--device", "cpu")
+
+
+def test_json_holds_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("bench", *TINY, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == str(VALLEY25)
+    assert found["prompt_tokens"] > 36 * 25  # 1000x700 pixels are 36 x 25 tokens
+    assert set(found["batch_tokens_per_s"]) == {"4", "16"}
+    for name in ("load_s", "first_token_s", "pictures_per_s", "tokens_per_s", "bandwidth_bytes_per_s", "memory_bytes"):
+        assert found[name] > 0, name
+    assert 0 < found["bandwidth_share"] < 1
+
+
+def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("bench", *TINY) == 0
+    captured = capsys.readouterr()
+    assert "tokens/s over 40 tokens" in captured.out
+    assert captured.err == ""
+
+
+def test_a_model_that_is_not_there_exits_5(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("bench", "-m", "no-such-model", "--offline") == 5
+    assert "no-such-model" in capsys.readouterr().err
+
+
+def test_noise_is_a_picture_of_the_size_it_says() -> None:
+    picture: Image.Image = open_image(noise(1), "noise", MediaLimits())
+    assert picture.size == PICTURE_WH
+    assert noise(1) == noise(1) != noise(2)

@@ -1,0 +1,160 @@
+"""``valley bench``: how fast a model runs here, measured through the engine's own door."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from valley_cli.commands import options as opt
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import Done, Engine, Media, Message, Request, Sampling, Stage
+from valley_cli.render import Renderer, StatusLine, size_text
+from valley_cli.settings import Settings, load_settings
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+BATCHES = (4, 16)
+PICTURE_WH = (1000, 700)
+
+Tokens = Annotated[int, typer.Option("--tokens", min=2, max=100_000, help="Length of each measured answer.")]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is measured. ``bandwidth_share``: bytes of the decoder's weights read each second over a plain read's."""
+
+    model: str
+    load_s: float
+    first_token_s: float
+    prompt_tokens: int
+    pictures_per_s: float
+    tokens_per_s: float
+    batch_tokens_per_s: dict[str, float]
+    bandwidth_bytes_per_s: float
+    bandwidth_share: float
+    memory_bytes: int
+
+
+@app.command()
+def bench(
+    tokens: Tokens = 128,
+    model: opt.Model = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = None,
+    as_json: opt.Json = None,
+    quiet: opt.Quiet = None,
+    verbose: opt.Verbose = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Measure a model on this machine: first token, tokens and pictures per second, memory."""
+    flags = dict(locals())
+    del flags["tokens"]
+    settings = load_settings({"json": flags.pop("as_json")} | flags)
+    with opt.early_ends(settings.debug):
+        run(settings, tokens)
+
+
+def run(settings: Settings, tokens: int) -> None:
+    """Measure and print."""
+    status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
+    options = settings.engine_options(status.stage)
+    with closing(open_engine(options)) as engine:
+        figures = measure(engine, tokens, settings.device, status)
+    status.close()
+    renderer = Renderer(sys.stdout, status, settings.json)
+    if settings.json:
+        renderer.write_json(asdict(figures))
+    else:
+        renderer.write(table(figures, tokens))
+
+
+def measure(engine: Engine, tokens: int, device: str, status: StatusLine) -> Figures:
+    """Five short runs, one after the other; the first one loads the model."""
+    from valley_cli.engine import probe
+
+    loaded = ask(engine, 1, 2)
+    status.stage(Stage("measuring the first token"))
+    firsts = [ask(engine, seed, 1) for seed in (2, 3, 4)]
+    status.stage(Stage("measuring pictures"))
+    pictures_s = seconds(engine, range(10, 14), 1)
+    status.stage(Stage("measuring one answer"))
+    single = max((ask(engine, seed, tokens) for seed in (20, 21)), key=lambda done: done.timings.tokens_per_s)
+    batches = {}
+    for size in BATCHES:
+        status.stage(Stage(f"measuring {size} answers at once"))
+        batches[str(size)] = round(size * tokens / seconds(engine, [30] * size, tokens), 1)
+    status.stage(Stage("measuring the memory"))
+    bandwidth = probe.read_bandwidth(device)
+    per_token = engine.measure(request(5, 1)).decoder_bytes
+    return Figures(
+        model=single.model,
+        load_s=round(loaded.timings.load_s, 3),
+        first_token_s=round(statistics.median(done.timings.ttft_s for done in firsts), 4),
+        prompt_tokens=firsts[0].usage.prompt_tokens,
+        pictures_per_s=round(4 / pictures_s, 2),
+        tokens_per_s=round(single.timings.tokens_per_s, 1),
+        batch_tokens_per_s=batches,
+        bandwidth_bytes_per_s=round(bandwidth),
+        bandwidth_share=round(single.timings.tokens_per_s * per_token / bandwidth, 3),
+        memory_bytes=single.timings.memory_bytes,
+    )
+
+
+def request(seed: int, tokens: int) -> Request:
+    """A question about a picture of noise; equal seeds, equal pictures."""
+    picture = Media(f"noise {seed}", data=noise(seed))
+    sampling = Sampling(max_new_tokens=tokens, ignore_eos=True)
+    return Request((Message("user", "Describe the given image.", (picture,)),), sampling=sampling)
+
+
+def ask(engine: Engine, seed: int, tokens: int) -> Done:
+    """One whole answer."""
+    *_, done = engine.generate(request(seed, tokens))
+    assert isinstance(done, Done)
+    return done
+
+
+def seconds(engine: Engine, seeds: Iterable[int], tokens: int) -> float:
+    """How long it takes to answer about all of ``seeds`` at once."""
+    wanted = list(seeds)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        list(pool.map(lambda seed: ask(engine, seed, tokens), wanted))
+    return time.perf_counter() - start
+
+
+def noise(seed: int) -> bytes:
+    """A BMP picture of random pixels: 24 bits, rows of a multiple of four bytes."""
+    width, height = PICTURE_WH
+    pixels = random.Random(seed).randbytes(width * height * 3)
+    file_header = struct.pack("<2sIHHI", b"BM", 54 + len(pixels), 0, 0, 54)
+    info_header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(pixels), 2835, 2835, 0, 0)
+    return file_header + info_header + pixels
+
+
+def table(figures: Figures, tokens: int) -> str:
+    """A line a figure."""
+    width, height = PICTURE_WH
+    lines = {
+        "model": figures.model,
+        "loading": f"{figures.load_s:.2f} s",
+        "first token": f"{figures.first_token_s:.3f} s after a picture of {width}x{height}, "
+        f"{figures.prompt_tokens} tokens",
+        "pictures": f"{figures.pictures_per_s:.2f} a second",
+        "one answer": f"{figures.tokens_per_s:.1f} tokens/s over {tokens} tokens",
+        **{f"{size} at once": f"{value:.1f} tokens/s in all" for size, value in figures.batch_tokens_per_s.items()},
+        "memory bus": f"{100 * figures.bandwidth_share:.0f} % of {figures.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
+        "memory": size_text(figures.memory_bytes),
+    }
+    return "".join(f"{name:<12}{text}\n" for name, text in lines.items())
