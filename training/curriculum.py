@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from training.data import Mix
 
 WARM_UP_STEPS = 60
-DENSE_FADES_AT = 0.85  # share of the run after which the dense labels no longer count
 
 
 @dataclass(frozen=True)
@@ -21,46 +20,100 @@ class Stage:
     dense_only: bool = False
 
 
+@dataclass(frozen=True)
+class Curriculum:
+    """The stages of a run and what changes along them; all progress is 0..1 of the run.
+
+    ``peak``: of the full learning rate. ``falls_from``: where the cosine to nearly zero starts. ``dense``: weight of
+    the dense labels beside the answers at the start; they no longer count from ``dense_fades_at``. ``no_character``:
+    weight of the patches that show no character.
+    """
+
+    stages: tuple[Stage, ...]
+    peak: float = 1.0
+    falls_from: float = 0.0
+    dense: float = 0.5
+    dense_fades_at: float = 0.85
+    no_character: float = 0.3
+
+    def stage_at(self, progress: float) -> Stage:
+        """The stage at ``progress``."""
+        end = 0.0
+        for stage in self.stages:
+            end += stage.share
+            if progress < end:
+                return stage
+        return self.stages[-1]
+
+    def lr_factor(self, progress: float, steps_in_phase: int) -> float:
+        """Share of the full learning rate: falling linearly while only the tower learns, level, then a cosine."""
+        warm = self.peak * min(1.0, (steps_in_phase + 1) / WARM_UP_STEPS)
+        if self.stage_at(progress).dense_only:
+            return warm * (1 - 0.6 * progress / self.stages[0].share)
+        rest = min(1.0, max(0.0, progress - self.falls_from) / (1 - self.falls_from))
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * rest)))
+
+    def dense_weight(self, progress: float) -> float:
+        """Weight of the dense labels beside the answers."""
+        return self.dense * max(0.0, 1 - progress / self.dense_fades_at)
+
+
 LOOK_UPS = ("colour", "shape", "size", "where", "what at", "beside", "count shape", "count colour")
 BY_SHAPE = ("colour", "where", "size", "count shape", "count colour", "exists")
 SLOWEST = ("count shape", "exists", "where", "beside", "count colour")
-STAGES = (
-    Stage("see", 0.08, Mix(text=0.35, several=0.1, clips=0.03), dense_only=True),
-    Stage("basics", 0.32, Mix(text=0.06, describe=0.8)),
-    Stage("look-ups", 0.12, Mix(describe=0.3, focus=1.0, kinds=LOOK_UPS)),
-    Stage(
-        "everything",
-        0.24,
-        Mix(several=0.08, clips=0.08, talk=0.01, text=0.1, turns=0.1, describe=0.55, focus=0.45, kinds=BY_SHAPE),
+FIRST = Curriculum(
+    (
+        Stage("see", 0.08, Mix(text=0.35, several=0.1, clips=0.03), dense_only=True),
+        Stage("basics", 0.32, Mix(text=0.06, describe=0.8)),
+        Stage("look-ups", 0.12, Mix(describe=0.3, focus=1.0, kinds=LOOK_UPS)),
+        Stage(
+            "everything",
+            0.24,
+            Mix(several=0.08, clips=0.08, talk=0.01, text=0.1, turns=0.1, describe=0.55, focus=0.45, kinds=BY_SHAPE),
+        ),
+        Stage(
+            "slowest",
+            0.24,
+            Mix(several=0.24, clips=0.16, talk=0.015, text=0.06, turns=0.1, describe=0.5, focus=0.4, kinds=SLOWEST),
+        ),
     ),
-    Stage(
-        "slowest",
-        0.24,
-        Mix(several=0.24, clips=0.16, talk=0.015, text=0.06, turns=0.1, describe=0.5, focus=0.4, kinds=SLOWEST),
-    ),
+    falls_from=0.08,
 )
 
+IS_THERE = ("count shape", "exists")
+MORE = Curriculum(
+    (
+        Stage("reading", 0.3, Mix(text=0.9, describe=0.15, branches=2)),
+        Stage(
+            "is there",
+            0.15,
+            Mix(text=0.8, describe=0.1, focus=0.75, kinds=IS_THERE, rounds=3, alike=0.3),
+        ),
+        Stage(
+            "several",
+            0.15,
+            Mix(several=0.4, clips=0.32, text=0.7, describe=0.3, focus=0.4, kinds=IS_THERE, rounds=3, alike=0.3),
+        ),
+        Stage(
+            "everything",
+            0.4,
+            Mix(
+                several=0.2,
+                clips=0.16,
+                talk=0.015,
+                text=0.45,
+                turns=0.08,
+                describe=0.6,
+                focus=0.35,
+                kinds=SLOWEST,
+                rounds=2,
+                alike=0.2,
+            ),
+        ),
+    ),
+    peak=0.5,
+    falls_from=0.4,
+    no_character=0.03,
+)
 
-def stage_at(progress: float) -> Stage:
-    """The stage at ``progress`` 0..1 of the run."""
-    end = 0.0
-    for stage in STAGES:
-        end += stage.share
-        if progress < end:
-            return stage
-    return STAGES[-1]
-
-
-def lr_factor(progress: float, steps_in_phase: int) -> float:
-    """Share of the full learning rate: falling linearly while only the tower learns, then a cosine to nearly zero."""
-    warm = min(1.0, (steps_in_phase + 1) / WARM_UP_STEPS)
-    first = STAGES[0].share
-    if progress < first:
-        return warm * (1 - 0.6 * progress / first)
-    rest = min(1.0, (progress - first) / (1 - first))
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * rest)))
-
-
-def dense_weight(progress: float) -> float:
-    """Weight of the dense labels beside the answers."""
-    return 0.5 * max(0.0, 1 - progress / DENSE_FADES_AT)
+CURRICULA = {"first": FIRST, "more": MORE}

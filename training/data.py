@@ -44,6 +44,8 @@ class Mix:
     focus: float = 0.0  # of the single pictures: only ``kinds`` are asked, about ``objects`` objects
     kinds: tuple[str, ...] = ()
     objects: tuple[int, ...] = (2, 2, 3, 3, 4)
+    rounds: int = 1  # how many times over ``kinds`` are asked of one picture
+    alike: float = 0.0  # of the focused pictures: with two objects of one shape
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,13 @@ def random_sample(encoder: Encoder, rng: random.Random, mix: Mix) -> Sample:
     else:
         focused = rng.random() < mix.focus
         scene = world.make_scene(rng, rng.choice(mix.objects)) if focused else world.make_scene(rng, None, mix.text)
+        if focused and mix.alike and rng.random() < mix.alike:
+            scene = world.with_a_pair(rng, scene)
         kinds = mix.kinds if focused else ()
-        asked = questions.choose(rng, questions.ask_all(rng, scene), mix.branches, mix.describe, kinds)
+        found = questions.ask_all(rng, scene)
+        for _ in range(1, mix.rounds):
+            found += [q for q in questions.ask_all(rng, scene) if q.kind in kinds]
+        asked = questions.choose(rng, found, mix.branches, mix.describe, kinds)
         scenes = [scene]
     asked = asked[: mix.branches]
     if turns:

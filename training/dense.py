@@ -29,9 +29,11 @@ Scores = dict[str, float]
 class DenseHead(nn.Module):
     """One linear layer for several labels, and optionally for offsets and mask."""
 
-    def __init__(self, width: int, weights: dict[str, float], geometry: bool) -> None:
+    def __init__(
+        self, width: int, weights: dict[str, float], geometry: bool, none_weights: dict[str, float] | None = None
+    ) -> None:
         super().__init__()
-        self.weights, self.geometry = weights, geometry
+        self.weights, self.geometry, self.none_weights = weights, geometry, none_weights or {}
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sum(CLASSES[name] for name in weights) + geometry * (OFFSETS + SUBGRID**2))
 
@@ -44,7 +46,7 @@ class DenseHead(nn.Module):
         for (name, weight), logits in zip(self.weights.items(), parts, strict=False):
             target = labels.classes[:, NAMES.index(name)]
             here = torch.ones_like(target, dtype=torch.bool) if name in EVERYWHERE else target > 0
-            share = torch.where(here, 1.0, NONE_WEIGHT)
+            share = torch.where(here, 1.0, self.none_weights.get(name, NONE_WEIGHT))
             each = F.cross_entropy(logits, target, reduction="none")
             loss = loss + weight * (each * share).sum() / share.sum()
             scores[name] = (logits.argmax(-1) == target)[here].float().mean().nan_to_num().item()
@@ -58,9 +60,10 @@ class DenseHead(nn.Module):
 
 
 class DenseHeads(nn.Module):
-    """Both heads; used in training only and never exported."""
+    """Both heads; used in training only and never exported. ``no_character``: weight of tokens without one."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, no_character: float = NONE_WEIGHT) -> None:
         super().__init__()
-        self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True)
+        none_weights = {"left character": no_character, "right character": no_character}
+        self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True, none_weights=none_weights)
         self.decoder = DenseHead(width, DECODER_WEIGHTS, geometry=False)

@@ -1,4 +1,7 @@
-"""``python -m training.export RUN_FOLDER OUT_FOLDER``: a run's checkpoint as a Valley2.5 folder that valley loads."""
+"""``python -m training.export RUN_FOLDER... OUT_FOLDER``: a run's checkpoint as a Valley2.5 folder that valley loads.
+
+Several runs: each started from the weights of the one before it; the last one's weights are written.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,39 +116,41 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def curve(log: Path) -> str:
-    """The quick scores that a run's log holds, as a table in Markdown."""
+def curve(runs: Sequence[Path]) -> str:
+    """The quick scores that the runs' logs hold, as a table in Markdown."""
     rows = ["| minute | " + " | ".join(CURVE) + " |", "|---" * (len(CURVE) + 1) + "|"]
-    minute = "?"
-    for line in log.read_text().splitlines() if log.is_file() else ():
-        if found := re.search(r" ([\d.]+)min ", line):
-            minute = found[1]
-        if line.startswith("SCORES "):
-            scores = dict(re.findall(r"(\w[\w ]*)=([\d.]+)", line.removeprefix("SCORES ")))
-            rows.append(f"| {minute} | " + " | ".join(scores.get(kind, "") for kind in CURVE) + " |")
+    for number, log in enumerate((run / "log.txt" for run in runs), 1):
+        minute, prefix = "?", f"run {number}, " if len(runs) > 1 else ""
+        for line in log.read_text().splitlines() if log.is_file() else ():
+            if found := re.search(r" ([\d.]+)min ", line):
+                minute = found[1]
+            if line.startswith("SCORES "):
+                scores = dict(re.findall(r"(\w[\w ]*)=([\d.]+)", line.removeprefix("SCORES ")))
+                rows.append(f"| {prefix}{minute} | " + " | ".join(scores.get(kind, "") for kind in CURVE) + " |")
     return "\n".join(rows)
 
 
-def export(run: Path, out: Path) -> None:
+def export(runs: Sequence[Path], out: Path) -> None:
     """Write the folder; raises ValueError for a checkpoint over the size limit."""
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
+    states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in runs]
+    state, last = states[-1], runs[-1]
+    tokenizer = Tokenizer.from_file(str(last / "tokenizer.json"))
     tensors = {name: tensor.half().contiguous() for name, tensor in state["model"].items()}
-    step, _, elapsed_s, _ = state["progress"]
+    steps, _, elapsed_s, _ = zip(*(found["progress"] for found in states), strict=True)
     facts = {
         "format": "pt",
         "world": str(state["world"]),
-        "seed": str(state["seed"]),
-        "steps": str(step),
-        "minutes": f"{elapsed_s / 60:.0f}",
+        "seed": ", then ".join(str(found["seed"]) for found in states),
+        "steps": " + ".join(map(str, steps)),
+        "minutes": " + ".join(f"{seconds / 60:.0f}" for seconds in elapsed_s),
         "commit": commit(),
-        "curve": curve(run / "log.txt"),
+        "curve": curve(runs),
     }
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
         raise ValueError(f"the weights exceed {MAX_BYTES} bytes")
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", metadata=facts)
-    shutil.copy(run / "tokenizer.json", out / "tokenizer.json")
+    shutil.copy(last / "tokenizer.json", out / "tokenizer.json")
     files = {
         "config.json": config_json(ModelConfig(**state["config"]), tokenizer),
         "generation_config.json": generation_json(tokenizer),
@@ -160,10 +166,10 @@ def export(run: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs, in order")
     parser.add_argument("out", type=Path, help="folder to write the checkpoint to")
     args = parser.parse_args()
-    export(args.run, args.out)
+    export(args.runs, args.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import world
-from training.curriculum import Stage, dense_weight, lr_factor, stage_at
+from training.curriculum import Curriculum, Stage
 from training.data import Batch, collate, random_sample
 from training.dense import DenseHeads
 from training.measure import answer_logits, quick_scores
@@ -40,6 +40,7 @@ class Job:
     seed: int
     rank: int
     world_size: int
+    curriculum: Curriculum
 
 
 class Trainer:
@@ -50,7 +51,7 @@ class Trainer:
         self.job = job
         self.encoder = Encoder.load(job.out / "tokenizer.json")
         self.model = ValleyMini(ModelConfig(vocab_size=self.encoder.tokenizer.get_vocab_size()))
-        self.heads = DenseHeads(self.model.config.hidden_size)
+        self.heads = DenseHeads(self.model.config.hidden_size, job.curriculum.no_character)
         self.optimizers = make_optimizers([self.model, self.heads], MUON_LR, ADAM_LR)
         self.parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.step, self.phase_start, self.elapsed_s, self.was_dense_only = 0, 0, 0.0, True
@@ -115,7 +116,7 @@ class Trainer:
         answers = (F.cross_entropy(logits, targets, reduction="none") * weight).sum() / weight.sum()
         self._note("loss", answers.item())
         self._note("token", (logits.argmax(-1) == targets).float().mean().item())
-        beside = dense_weight(progress)
+        beside = self.job.curriculum.dense_weight(progress)
         if beside == 0:
             return answers
         flat = probed.flatten(0, 1)
@@ -149,10 +150,10 @@ class Trainer:
 
     def train_step(self) -> None:
         progress = self.elapsed_s / self.job.elapsed_limit_s
-        stage = stage_at(progress)
+        stage = self.job.curriculum.stage_at(progress)
         if stage.dense_only != self.was_dense_only:
             self.phase_start, self.was_dense_only = self.step, stage.dense_only
-        set_lr(self.optimizers, lr_factor(progress, self.step - self.phase_start))
+        set_lr(self.optimizers, self.job.curriculum.lr_factor(progress, self.step - self.phase_start))
         loss = self.loss(self.next_batch(stage), stage, progress)
         loss.backward()  # type: ignore[no-untyped-call]
         now = time.monotonic()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from training.curriculum import CURRICULA
 from training.loop import Job, Trainer
 from training.tokenizer import Encoder
 
@@ -31,6 +32,7 @@ KEEP_MEMORY = {  # malloc keeps what it has: the same buffers are needed again a
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, tokenizer, log")
+    parser.add_argument("--curriculum", choices=tuple(CURRICULA), default="first", help="what is taught when")
     parser.add_argument("--minutes", type=float, default=75, help="length of the whole run, restarts included")
     parser.add_argument("--batch", type=int, default=24, help="samples a step and process")
     parser.add_argument("--seed", type=int, default=1)
@@ -47,7 +49,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
     if args.workers > 1:
         meeting = f"file://{(args.out / 'rendezvous').resolve()}"
         dist.init_process_group("gloo", meeting, RENDEZVOUS_LIMIT, args.workers, rank)
-    job = Job(args.out, args.minutes * 60, args.batch, args.seed, rank, args.workers)
+    job = Job(args.out, args.minutes * 60, args.batch, args.seed, rank, args.workers, CURRICULA[args.curriculum])
     trainer = Trainer(job)
     if args.resume:
         trainer.restore(args.out / "checkpoint.pt", weights_only=False)

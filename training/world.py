@@ -217,6 +217,14 @@ def make_scene(
     return replace(scene, things=tuple(thing_in_cell(rng, scene, cell, rng.choice(sizes)) for cell in chosen))
 
 
+def with_a_pair(rng: random.Random, scene: Scene) -> Scene:
+    """The scene with one object's shape given to another one too."""
+    first, second = rng.sample(range(len(scene.things)), 2)
+    things = list(scene.things)
+    things[second] = replace(things[second], shape=things[first].shape)
+    return replace(scene, things=tuple(things))
+
+
 def draw_background(scene: Scene) -> Image.Image:
     """The scene's background: one colour, a gradient across or down, or grey noise over one colour.
 
