@@ -79,10 +79,10 @@ class Preparer:
     def layout(self, request: Request) -> Layout:
         """Read the media and build the prompt around them: all that can fail for reasons of the user's.
 
+        ``request`` has its defaults (``with_defaults``).
         Raises SourceError for unreadable media and PromptError for requests that do not fit together.
         """
         self._check_options(request)
-        request = self.with_defaults(request)
         images, attached, unplaced = self._read_media(request)
         options = self._options(request)
         turns = place_pictures(

@@ -71,10 +71,11 @@ class Runner:
 
     @property
     def memory_bytes(self) -> int:
-        """Weights and cache; on CUDA the most that was ever allocated."""
+        """Weights, cache and kept pictures; on CUDA the most that was ever allocated."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return sum(p.nbytes for p in self.model.parameters()) + self.cache.n_bytes
+        kept = [*self.model.parameters(), *self._features.values()]
+        return sum(tensor.nbytes for tensor in kept) + self.cache.n_bytes
 
     @torch.inference_mode()
     def encode_picture(self, picture: Picture) -> tuple[Tensor | None, Tensor | None]:
