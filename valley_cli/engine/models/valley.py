@@ -16,7 +16,9 @@ from valley_cli.engine.models.projector import build_projector, join_tiles, pool
 from valley_cli.engine.models.text import Attend, DecoderLayer, decode_hidden
 from valley_cli.engine.models.vision import SiglipTower, VitTower
 
-TILES_AT_ONCE = 2  # bounds the visual-vocabulary softmax: 2 x 196 x 32000 values instead of 10 x
+# Bounds the visual-vocabulary softmax, tiles x 196 x 32000 values: 50 MB a matrix on a CPU in float32, where more tiles
+# at once bring nothing; a CUDA card wants them all.
+TILES_AT_ONCE = {"cpu": 2, "cuda": 16}
 
 
 class _Named(nn.Module):
@@ -69,7 +71,9 @@ class Valley(nn.Module):
     def encode_tiles(self, tiles: Tensor, size_wh: tuple[int, int], grid_wh: tuple[int, int]) -> Tensor:
         """SigLIP rows of one picture, [tokens, C], from its tiles [n, 3, 384, 384]; the base tile comes first."""
         tower = self.model.get_submodule("vision_tower.vision_tower.vision_model")
-        rows = torch.cat([self.model.mm_projector(tower(part)) for part in tiles.split(TILES_AT_ONCE)])
+        rows = torch.cat(
+            [self.model.mm_projector(tower(part)) for part in tiles.split(TILES_AT_ONCE[tiles.device.type])]
+        )
         config = self.config
         if not config.anyres:
             return rows[0]
