@@ -43,3 +43,8 @@ def test_noise_is_a_picture_of_the_size_it_says() -> None:
     picture: Image.Image = open_image(noise(1), "noise", MediaLimits())
     assert picture.size == PICTURE_WH
     assert noise(1) == noise(1) != noise(2)
+
+
+def test_answers_that_do_not_fit_the_context_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside("bench", *TINY, "--tokens", "90000") == 2
+    assert "does not fit the context" in capsys.readouterr().err

@@ -120,3 +120,13 @@ def test_a_prompt_half_read_is_not_kept() -> None:
     scheduler.release(half)
     assert scheduler.idle
     assert not scheduler.held
+
+
+def test_a_turn_that_is_interrupted_while_it_is_read_keeps_what_it_took_over() -> None:
+    scheduler = Scheduler(2)
+    run(scheduler, *SYSTEM, PHOTO, 10)
+    interrupted = sequence(*SYSTEM, PHOTO, 10, 70, 20, 21)
+    scheduler.add(interrupted)
+    scheduler.next_step()
+    scheduler.release(interrupted)
+    assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 30).reused_tokens >= 103

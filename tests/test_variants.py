@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling
+from valley_cli.engine.base import Done, EngineOptions, Media, Message, Request, Sampling
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine
@@ -164,6 +164,36 @@ def test_what_a_slot_held_before_does_not_reach_its_neighbours() -> None:
     assert cache.decode([0, 1], [2, 5])(0, q, k, k).isfinite().all()
 
 
+def test_what_is_only_kept_gives_way_to_a_request_that_needs_the_memory() -> None:
+    from valley_cli.engine.runner import load_runner
+
+    files = read_checkpoint(VALLEY25)
+    engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    runner = load_runner(files, "cpu", "float32")
+    allocate = runner.cache._allocate
+
+    class SmallCache(KVCache):
+        """Room for two slots of 1024 tokens."""
+
+        def _allocate(self, slots: int, capacity: int) -> torch.Tensor:
+            if slots * capacity > 2 * 1024:
+                raise torch.OutOfMemoryError("simulated")
+            return allocate(slots, capacity)
+
+    runner.cache = SmallCache(files.config.text, runner.device, torch.float32)
+    runner.forget = lambda: setattr(  # type: ignore[method-assign]
+        runner, "cache", SmallCache(files.config.text, runner.device, torch.float32)
+    )
+    engine._worker = Worker(lambda: runner)
+    sampling = Sampling(max_new_tokens=4, ignore_eos=True)
+    for number in range(5):
+        text = f"{number} " * 250
+        *_, done = engine.generate(Request((Message("user", text),), sampling=sampling))
+        assert isinstance(done, Done)
+        assert done.usage.completion_tokens == 4
+    engine.close()
+
+
 class BreakingRunner:
     """Loads, then fails in the way it is told to: what the worker does with a runner that breaks."""
 
@@ -174,6 +204,9 @@ class BreakingRunner:
 
     def generator(self, sampling: Sampling) -> None:
         return None
+
+    def reserve(self, slot: int, room: int) -> None:
+        pass
 
     def merge(self, *args: object) -> None:
         raise self.error

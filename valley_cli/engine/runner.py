@@ -75,7 +75,8 @@ class Runner:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         kept = [*self.model.parameters(), *self._features.values()]
-        return sum(tensor.nbytes for tensor in kept) + self.cache.n_bytes
+        fused = self.fused.n_bytes if self.fused else 0
+        return sum(tensor.nbytes for tensor in kept) + self.cache.n_bytes + fused
 
     @torch.inference_mode()
     def encode_picture(self, picture: Picture) -> tuple[Tensor | None, Tensor | None]:
@@ -113,13 +114,23 @@ class Runner:
         return rows
 
     @torch.inference_mode()
+    def reserve(self, slot: int, room: int) -> None:
+        """Space for ``room`` tokens in ``slot``. Raises torch.OutOfMemoryError."""
+        self.cache.reserve(slot + 1, room)
+
+    def forget(self) -> None:
+        """Let go of every slot and kept picture."""
+        self.cache = KVCache(self.model.config.text, self.device, self.model.dtype)
+        self._features.clear()
+
+    @torch.inference_mode()
     def prefill(self, slot: int, merged: Tensor, room: int, start: int = 0) -> Tensor:
         """Read ``merged`` [T, C] into ``slot`` behind the ``start`` tokens it holds already. -> logits [vocabulary]
 
         ``room``: tokens the slot must have space for in all.
         """
         self.on_stage(Stage("reading the prompt"))
-        self.cache.reserve(slot + 1, room)
+        self.reserve(slot, room)
         positions = torch.arange(start, start + len(merged), device=self.device)[None]
         hidden = self.model.hidden(merged[None], positions, self.cache.prefill(slot, start))
         return self.model.logits(hidden[0, -1])

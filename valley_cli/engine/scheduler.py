@@ -81,6 +81,13 @@ class Scheduler:
         sequence.reused_units = n_units
         sequence.reused_tokens = count_tokens(self.held.pop(slot)[:n_units])
 
+    def forget_held(self, sequence: Sequence) -> None:
+        """Nothing is kept any more, and ``sequence``, the only one with a slot, sits in the first."""
+        n_slots = len(self.held) + len(self.empty_slots) + 1
+        self.held.clear()
+        self.empty_slots = list(range(1, n_slots))
+        sequence.slot = sequence.reused_units = sequence.reused_tokens = 0
+
     def release(self, sequence: Sequence, *, intact: bool = True) -> None:
         """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its slot holds."""
         if sequence in self.waiting:

@@ -63,8 +63,8 @@ class Sequence:
     @property
     def held_units(self) -> tuple[Unit, ...]:
         """What the slot holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
-        if not self.units or self.length < self.prompt_tokens:
-            return ()
+        if not self.units or self.length < self.prompt_tokens:  # not whole: only what was there before is known
+            return self.units[: self.reused_units]
         return (*self.units, *self.new_ids[: self.length - self.prompt_tokens])
 
     def append(self, token_id: int) -> FinishReason | None:

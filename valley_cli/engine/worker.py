@@ -99,6 +99,7 @@ class Worker:
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
         """One piece of the prompt; all of it if nobody waits for the next token meanwhile."""
         if sequence.unread is None:
+            self._make_room(runner, sequence)
             prepared = sequence.payload
             sequence.unread = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units)
             sequence.payload = None  # pixels are not needed again
@@ -114,6 +115,19 @@ class Worker:
             sequence.unread = None
             self._scheduler.has_read(sequence)
             self._choose(runner, sequence, logits)
+
+    def _make_room(self, runner: Runner, sequence: Sequence) -> None:
+        """Before anything of the prompt is read: what is only kept gives way when nobody else has a slot."""
+        assert sequence.slot is not None
+        room = sequence.prompt_tokens + sequence.max_new_tokens
+        try:
+            runner.reserve(sequence.slot, room)
+        except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError
+            if self._scheduler.running:
+                raise
+            self._scheduler.forget_held(sequence)
+            runner.forget()
+            runner.reserve(0, room)
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
         slots = [s.slot for s in sequences if s.slot is not None]

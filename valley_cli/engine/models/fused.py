@@ -67,6 +67,11 @@ class FusedDecoder:
         self.config = config
         self.layers = [fuse(layer, config) for layer in layers]
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the copied matrices."""
+        return sum(part.nbytes for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down))
+
     def step(self, x_BC: Tensor, positions_B: Tensor, attend: Attend) -> Tensor:
         """Decoder output before the final norm, [B, C]."""
         config, half = self.config, self.config.head_dim // 2
