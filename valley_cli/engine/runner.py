@@ -66,6 +66,7 @@ class Runner:
         self.cache = KVCache(model.config.text, device, model.dtype)
         self._features: dict[str, Tensor] = {}
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
+        self._weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
         on_cpu = device.type == "cpu" and model.dtype == torch.float32
         self.fused = fuse_decoder(model) if small and on_cpu else None
 
@@ -74,9 +75,9 @@ class Runner:
         """Weights, cache and kept pictures; on CUDA the most that was ever allocated."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        kept = [*self.model.parameters(), *self._features.values()]
+        features = sum(rows.nbytes for rows in self._features.values())
         fused = self.fused.n_bytes if self.fused else 0
-        return sum(tensor.nbytes for tensor in kept) + self.cache.n_bytes + fused
+        return self._weight_bytes + features + self.cache.n_bytes + fused
 
     @torch.inference_mode()
     def encode_picture(self, picture: Picture) -> tuple[Tensor | None, Tensor | None]:

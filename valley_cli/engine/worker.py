@@ -94,7 +94,6 @@ class Worker:
             self._prefill(runner, step.prefill)
         elif step.decode:
             self._decode(runner, step.decode)
-        self.memory_bytes = runner.memory_bytes
 
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
         """One piece of the prompt; all of it if nobody waits for the next token meanwhile."""
@@ -109,6 +108,7 @@ class Worker:
         room = sequence.length + len(sequence.unread) + sequence.max_new_tokens
         piece = sequence.unread[:PIECE_TOKENS] if self._scheduler.running else sequence.unread
         logits = runner.prefill(sequence.slot, piece, room, sequence.length)
+        self.memory_bytes = runner.memory_bytes  # a token more takes nothing: its room is reserved
         sequence.length += len(piece)
         sequence.unread = sequence.unread[len(piece) :]
         if not len(sequence.unread):
