@@ -65,9 +65,8 @@ def test_token_limits_and_pixel_limits_follow_the_family() -> None:
     assert valley25
     assert mini
     assert (valley2.max_new_tokens, valley25.max_new_tokens, mini.max_new_tokens) == (1024, 4096, 256)
-    assert valley2.pixel_limits(1) == valley2.pixel_limits(8) == (3136, 12845056)
-    assert valley25.pixel_limits(1) == (3136, 12845056)
-    assert valley25.pixel_limits(2) == (3136, 200704)
+    assert valley2.max_pixels_several == 12845056
+    assert valley25.max_pixels_several == 200704
 
 
 def test_only_valley25_has_a_thinking_prompt_and_it_is_one_line() -> None:

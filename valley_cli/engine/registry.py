@@ -14,7 +14,6 @@ from valley_cli.engine.base import PIXELS_PER_TOKEN
 
 Family = Literal["valley2", "valley2.5"]
 
-DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 THINK_SYSTEM_PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
     "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
@@ -44,17 +43,10 @@ class ModelInfo:
     max_new_tokens: int
     weight_bytes: int
     summary: str
-    system_prompt: str = DEFAULT_SYSTEM_PROMPT
     think_system_prompt: str | None = None
-    min_pixels: int = 4 * PIXELS_PER_TOKEN
-    max_pixels: int = 16384 * PIXELS_PER_TOKEN  # one picture
     max_pixels_several: int = 16384 * PIXELS_PER_TOKEN  # each of several pictures, or of a clip's frames
     embedded: str | None = None
     notice: str | None = None  # said with every answer
-
-    def pixel_limits(self, pictures: int) -> tuple[int, int]:
-        """Least and most pixels of each picture in a request that holds ``pictures`` of them."""
-        return self.min_pixels, self.max_pixels if pictures <= 1 else self.max_pixels_several
 
 
 MODELS: tuple[ModelInfo, ...] = (

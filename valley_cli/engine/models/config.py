@@ -5,7 +5,6 @@ Standard library only. Spec valley2, sections 1.1 to 1.3.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +62,6 @@ class VitConfig:
     mlp_dim: int = 5120
     merger_dim: int = 5120
     output_dim: int = 3584
-    patch_dim: int = 1176
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,6 @@ def _vit(raw: Mapping[str, Any], shapes: Shapes, hidden_size: int) -> VitConfig:
         mlp_dim=_dim(shapes, f"{VIT_PREFIX}blocks.0.mlp.fc1.weight", 0),
         merger_dim=_dim(shapes, f"{VIT_PREFIX}merger.mlp.0.weight", 0),
         output_dim=output_dim,
-        patch_dim=math.prod(shapes[patch][1:]),
     )
 
 
