@@ -33,11 +33,28 @@ class MediaLimits:
 
 
 @dataclass(frozen=True)
+class FrameSelection:
+    """Which moments of a clip are looked at; times in seconds from its start.
+
+    Default: ``frames`` of them, uniform as published (``linspace(0, n-1, frames)`` truncated), between ``start_s`` and
+    ``end_s``. ``fps``: so many a second instead, at most ``max_frames``. ``at_s``: exactly these moments.
+    """
+
+    frames: int = 8
+    fps: float | None = None
+    max_frames: int | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    at_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Media:
     """A handle on a picture or clip that nobody has opened yet.
 
-    ``name`` is safe to print (credentials and control characters removed). Exactly one of ``path``, ``url``
-    and ``data`` is set. ``typed`` is true for sources a person typed: only those may reach private addresses.
+    ``name`` is safe to print (credentials and control characters removed). Exactly one of ``path``, ``url``, ``data``
+    and ``frames`` (a clip that is given as its pictures) is set. ``typed`` is true for sources a person typed: only
+    those may reach private addresses. ``selection``: of a clip; None is the published one.
     """
 
     name: str
@@ -46,6 +63,8 @@ class Media:
     url: str | None = field(default=None, repr=False)
     data: bytes | None = field(default=None, repr=False)
     typed: bool = True
+    frames: tuple[Media, ...] = ()
+    selection: FrameSelection | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class Sampling:
 class Request:
     """A whole conversation to be continued by one assistant turn.
 
-    ``images`` are pictures without a place: the published rule puts them before the first user message unless
+    ``images`` are pictures and clips without a place: the published rule puts them before the first user message unless
     that message holds ``<image>`` itself. ``think``: True/False is passed to the chat template, None leaves the
     template's own default. ``exact``: do what the published code does and nothing else.
     """
