@@ -2,12 +2,15 @@
 
     ValleyError            1   failed at run time
     ├── UsageError         2   wrong arguments, or a request the model cannot take
-    │   └── PromptError    2   placeholders, roles or lengths that do not fit together
+    │   ├── PromptError    2   placeholders, roles or lengths that do not fit together
+    │   └── RowError       2   a line of a prompts file that is no request
     ├── SourceError        4   a picture, clip or prompt file could not be read
     │   └── RefusedError   4   ... because a guard (size, time, address) said no
     ├── ModelError         5   model, weights or tokenizer missing or not understood
     │   └── WeightsError   5   tensors missing, unexpected or of the wrong shape
-    └── DeviceError        6   no CUDA, or out of memory
+    ├── TimedOutError      1   a request took longer than it may
+    └── DeviceError        6   no CUDA, or no room for the weights
+        └── RoomError      6   no memory left for this one request
 
 An error says what went wrong and why (``message``) and what to type next (``hint``). ``__main__`` is the
 only place that turns one into text on stderr and an exit code.
@@ -39,6 +42,10 @@ class PromptError(UsageError):
     """Messages, placeholders and pictures do not fit together."""
 
 
+class RowError(UsageError):
+    """A line of a prompts file is not a request."""
+
+
 class SourceError(ValleyError):
     """A source could not be read; ``source`` is its printable name (no credentials, no control characters)."""
 
@@ -64,7 +71,15 @@ class WeightsError(ModelError):
     """The checkpoint's tensors are not those the model needs."""
 
 
+class TimedOutError(ValleyError):
+    """A request took longer than its ``timeout_s``."""
+
+
 class DeviceError(ValleyError):
     """The device is missing or too small."""
 
     exit_code = 6
+
+
+class RoomError(DeviceError):
+    """This request does not fit in memory; others may."""

@@ -96,7 +96,9 @@ class Request:
 
     ``images`` are pictures and clips without a place: the published rule puts them before the first user message unless
     that message holds ``<image>`` itself. ``think``: True/False is passed to the chat template, None leaves the
-    template's own default. ``exact``: do what the published code does and nothing else.
+    template's own default. ``exact``: do what the published code does and nothing else. ``timeout_s``: seconds for
+    reading the media, waiting and answering, without the time that loading the model takes; ``generate`` raises
+    TimedOutError after that.
     """
 
     messages: tuple[Message, ...]
@@ -107,11 +109,16 @@ class Request:
     exact: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What to run and where. ``model`` is a registered name, a hub id or a folder; ``auto`` picks one."""
+    """What to run and where. ``model`` is a registered name, a hub id or a folder; ``auto`` picks one.
+
+    ``media_cache_bytes``: memory for media that several requests share. Addresses are then fetched once, so not for
+    engines that live longer than what an address shows.
+    """
 
     model: str = "auto"
     engine: str = "local"
@@ -121,6 +128,7 @@ class EngineOptions:
     offline: bool = False
     limits: MediaLimits = MediaLimits()
     on_stage: Callable[[Stage], None] | None = None
+    media_cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each stage; ``ttft_s`` runs from the start of ``generate`` to the first token."""
+    """Seconds of each stage; ``ttft_s`` runs from the start of ``generate`` to the first token.
+
+    ``media_s``: until the prompt was ready, of which ``fetch_s`` reading bytes and ``decode_media_s`` making tensors of
+    them; 0 for media that another request had just read. ``wait_s``: in the queue; ``encode_s``: in the vision towers;
+    ``decode_s``: from the first token to the last.
+    """
 
     load_s: float = 0.0
     media_s: float = 0.0
@@ -167,6 +180,10 @@ class Timings:
     decode_s: float = 0.0
     tokens_per_s: float = 0.0
     memory_bytes: int = 0
+    fetch_s: float = 0.0
+    decode_media_s: float = 0.0
+    encode_s: float = 0.0
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from valley_cli.engine.base import FinishReason
 from valley_cli.engine.scheduler import Scheduler, Step
 from valley_cli.engine.sequence import Sequence
-from valley_cli.errors import DeviceError, ValleyError
+from valley_cli.errors import RoomError, ValleyError
 
 if TYPE_CHECKING:
     from valley_cli.engine.runner import Runner
@@ -154,7 +154,7 @@ class Worker:
 def _explained(error: BaseException) -> BaseException:
     """Out of memory is the user's to mend; anything else is ours and keeps its traceback."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
-        return DeviceError(
+        return RoomError(
             "out of memory while answering", "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
         )
     return error
