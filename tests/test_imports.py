@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": set(),
     "settings": PLAIN,
     "inputs": PLAIN,
+    "messages": {"settings"} | PLAIN,
     "render": PLAIN,
     "commands": set(),
     "commands.options": PLAIN,

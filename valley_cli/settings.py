@@ -6,7 +6,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +101,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "image_timeout": (0.001, 86400.0),
     "retries": (0, 20),
 }
+# what a row of a batch or a saved conversation may set for its answers
+ANSWER_KEYS = (
+    *("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"),
+    *("min_pixels", "max_pixels", "think", "flavour", "exact"),
+)
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "flavour": ("hf", "github"),
@@ -130,7 +135,17 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
         for name, value in layer.items():
             values[name] = _convert(name, value, origin(name))
             origins[name] = origin(name)
-    settings = Settings(**values, origins=origins)
+    return _checked(Settings(**values, origins=origins))
+
+
+def override(settings: Settings, values: Mapping[str, Any], origin: Callable[[str], str] = str) -> Settings:
+    """``settings`` with ``values``, checked as those of a flag are; ``origin(name)`` is what errors call each."""
+    converted = {name: _convert(name, value, origin(name)) for name, value in values.items()}
+    origins = {**settings.origins, **{name: origin(name) for name in values}}
+    return _checked(replace(settings, **converted, origins=origins))
+
+
+def _checked(settings: Settings) -> Settings:
     if settings.min_pixels and settings.max_pixels and settings.min_pixels > settings.max_pixels:
         raise UsageError(f"min_pixels {settings.min_pixels} is larger than max_pixels {settings.max_pixels}")
     return settings
