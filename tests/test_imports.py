@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "valley_cli"
 EVERYWHERE = {"", "errors", "text"}
 PLAIN = EVERYWHERE | {"engine.base", "engine.registry"}
-MEDIA = {"media", "media.address", "media.fetch", "media.image", "media.pinned", "media.web"}
+MEDIA = {"media", "media.address", "media.cache", "media.fetch", "media.image", "media.pinned", "media.web"}
 CONFIG = {"engine.models.config"}
 FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
 MODELS = {f"engine.models.{name}" for name in ("config", "fused", "layers", "projector", "text", "valley", "vision")}
@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.download": {"engine.tensorfiles", "engine.snapshot", "engine.hub_errors", "engine.shards"} | PLAIN,
     "engine.hub": {"engine.snapshot", "engine.hub_errors", "engine.download"} | PLAIN,
     "engine.geometry": PLAIN,
+    "engine.limit": {"errors"},
     "engine.models": set(),
     "engine.models.config": PLAIN,
     "engine.tokenizer": PLAIN,
@@ -62,7 +63,15 @@ ALLOWED: dict[str, set[str]] = {
     "engine.weights": {"engine.probe"} | FILES | MODELS | PLAIN,
     "engine.runner": TENSORS | FILES | PLAIN,
     "engine.worker": {"engine.runner"} | RUNNING | PLAIN,
-    "engine.local": {"engine", "engine.hub", "engine.prepare", "engine.probe", "engine.runner", "engine.worker"}
+    "engine.local": {
+        "engine",
+        "engine.hub",
+        "engine.limit",
+        "engine.prepare",
+        "engine.probe",
+        "engine.runner",
+        "engine.worker",
+    }
     | RUNNING
     | FILES
     | PLAIN,

@@ -13,12 +13,13 @@ from valley_cli.engine.base import Cost, Done, EngineOptions, Event, Request, St
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.hub import resolve_checkpoint
-from valley_cli.engine.prepare import Layout, Prepared, Preparer, answer_room, check_fits
+from valley_cli.engine.limit import TimeLimit
+from valley_cli.engine.prepare import Effort, Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.registry import ModelInfo, family_info, find
 from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
 from valley_cli.engine.worker import Worker
-from valley_cli.errors import ValleyError
+from valley_cli.errors import SourceError, ValleyError
 
 if TYPE_CHECKING:
     from valley_cli.engine.runner import Runner
@@ -59,7 +60,7 @@ class LocalEngine:
         self.name = name
         self.notice = info.notice if info else None
         self.options = options
-        self._preparer = Preparer(files, info, options.limits, options.on_stage)
+        self._preparer = Preparer(files, info, options.limits, options.on_stage, options.media_cache_bytes)
         self._worker: Worker | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -90,28 +91,39 @@ class LocalEngine:
 
     def generate(self, request: Request) -> Generator[Event, None, None]:
         """See ``Engine.generate``. Closing the iterator frees the slot at the next token."""
-        begun = time.perf_counter()
+        begun, limit = time.perf_counter(), TimeLimit(request.timeout_s)
+        effort = Effort(limit.over)
         request = self._preparer.with_defaults(request)
-        layout = self._preparer.layout(request)
+        try:
+            layout = self._preparer.layout(request, effort)
+        except SourceError:
+            limit.check()  # then reading was merely stopped
+            raise
         room = answer_room(layout, request, self.files)
         check_fits(layout, room, self.files)
         loaded_before = self._worker is not None and self._worker.load_s > 0
         worker = self.start()  # only now: an unreadable picture is said at once, not after loading
-        prepared = self._preparer.prepare(layout)
+        prepared = self._preparer.prepare(layout, effort)
         media_s = time.perf_counter() - begun
         sequence = self._sequence(request, prepared, room)
         worker.submit(sequence)
         del prepared  # megabytes of pixels, which the worker lets go of once it has read them
         layout = replace(layout, images=())
         try:
-            while not isinstance(item := sequence.events.get(), str):
+            while not isinstance(item := limit.next_of(sequence.events, lambda: worker.load_s > 0), str):
                 if isinstance(item, ValleyError):
                     raise item.with_traceback(None)  # the same one may be every request's answer
                 if isinstance(item, BaseException):
                     raise item
                 yield item
             load_s = 0.0 if loaded_before else worker.load_s  # told by the request that waited for it
-            timings = Timings(load_s=load_s, media_s=media_s, memory_bytes=worker.memory_bytes)
+            timings = Timings(
+                load_s=load_s,
+                media_s=media_s,
+                memory_bytes=worker.memory_bytes,
+                fetch_s=effort.fetch_s,
+                decode_media_s=effort.decode_s,
+            )
             yield self._done(item, sequence, layout, begun, timings)
         finally:
             sequence.cancelled = True

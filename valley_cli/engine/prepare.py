@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from PIL.Image import Image
@@ -22,6 +26,7 @@ from valley_cli.engine.preprocess import (
 from valley_cli.engine.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
 from valley_cli.engine.registry import ModelInfo
 from valley_cli.errors import PromptError, UsageError
+from valley_cli.media.cache import MediaCache, never, source_key
 from valley_cli.media.fetch import read_bytes
 from valley_cli.media.image import open_image
 
@@ -52,10 +57,20 @@ class Prepared:
     pictures: tuple[Picture, ...]
 
 
+@dataclass
+class Effort:
+    """What reading one request's media has taken, in seconds, and when to give it up."""
+
+    give_up: Callable[[], bool] = never
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+
+
 class Preparer:
     """Holds what stays the same from request to request; safe to use from several threads.
 
-    ``info`` None: the bare published processor, without the limits and prompts that its demos pass in.
+    ``info`` None: the bare published processor, without the limits and prompts that its demos pass in. As many
+    pictures are decoded at once as there are cores; the others wait.
     """
 
     def __init__(
@@ -64,26 +79,39 @@ class Preparer:
         info: ModelInfo | None,
         limits: MediaLimits,
         on_stage: Callable[[Stage], None] | None = None,
+        media_cache_bytes: int = 0,
     ) -> None:
         self.files = files
         self.info = info
         self.limits = limits
         self.on_stage = on_stage
+        self._cache = MediaCache(media_cache_bytes)
+        self._decoders = threading.Semaphore(os.cpu_count() or 1)
 
-    def prepare(self, layout: Layout) -> Prepared:
+    def prepare(self, layout: Layout, effort: Effort | None = None) -> Prepared:
         """Preprocess the pictures that have a place in the text; others are never encoded."""
         n = len(layout.images)
         used = layout.images[: layout.prompt.n_placeholders]
-        return Prepared(layout, tuple(preprocess(image, n, layout.options) for _, image in used))
+        with self._decoding(effort or Effort()):
+            return Prepared(layout, tuple(preprocess(image, n, layout.options) for _, image in used))
 
-    def layout(self, request: Request) -> Layout:
+    @contextmanager
+    def _decoding(self, effort: Effort) -> Iterator[None]:
+        with self._decoders:
+            begun = time.perf_counter()
+            try:
+                yield
+            finally:
+                effort.decode_s += time.perf_counter() - begun
+
+    def layout(self, request: Request, effort: Effort | None = None) -> Layout:
         """Read the media and build the prompt around them: all that can fail for reasons of the user's.
 
         ``request`` has its defaults (``with_defaults``).
         Raises SourceError for unreadable media and PromptError for requests that do not fit together.
         """
         self._check_options(request)
-        images, attached, unplaced = self._read_media(request)
+        images, attached, unplaced = self._read_media(request, effort or Effort())
         options = self._options(request)
         turns = place_pictures(
             request.messages,
@@ -124,12 +152,12 @@ class Preparer:
             messages = (Message("system", think_prompt), *messages)
         return replace(request, sampling=sampling, messages=messages)
 
-    def _read_media(self, request: Request) -> tuple[list[tuple[str, Image]], list[int], int]:
+    def _read_media(self, request: Request, effort: Effort) -> tuple[list[tuple[str, Image]], list[int], int]:
         """(pictures in order, number attached to each message, number without a place)"""
         handles = [*request.images, *(media for message in request.messages for media in message.media)]
         if request.flavour == "github":
             handles = handles[:GITHUB_MAX_IMAGES]
-        images = [self._open(media, index, len(handles), request) for index, media in enumerate(handles)]
+        images = [self._open(media, index, len(handles), request, effort) for index, media in enumerate(handles)]
         attached = [len(message.media) for message in request.messages]
         unplaced = len(request.images)
         if request.flavour == "github":
@@ -140,11 +168,24 @@ class Preparer:
             images, unplaced = [("(black picture)", black_picture())], 1
         return images, attached, unplaced
 
-    def _open(self, media: Media, index: int, total: int, request: Request) -> tuple[str, Image]:
+    def _open(self, media: Media, index: int, total: int, request: Request, effort: Effort) -> tuple[str, Image]:
         if self.on_stage:
             self.on_stage(Stage("reading pictures", index, total, "pictures"))
-        data = read_bytes(media, self.limits)
-        return media.name, open_image(data, media.name, self.limits, exif=not request.exact)
+        exif = not request.exact
+
+        def read() -> bytes:
+            begun = time.perf_counter()
+            try:
+                return read_bytes(media, self.limits, cancelled=effort.give_up)
+            finally:
+                effort.fetch_s += time.perf_counter() - begun
+
+        def decode(data: bytes) -> Image:
+            with self._decoding(effort):
+                return open_image(data, media.name, self.limits, exif=exif)
+
+        image = self._cache.content(source_key(media), ("image", exif), read, decode, _rgb_bytes, effort.give_up)
+        return media.name, image
 
     def _options(self, request: Request) -> PreprocessOptions:
         """The checkpoint's options, then the family's pixel limits, then the flavour's, then the request's own."""
@@ -171,6 +212,10 @@ class Preparer:
         if self.files.config.vit:
             tokens += plan.vit_tokens
         return PictureCost(name, plan.size_wh, plan.n_tiles, plan.grid_hw, tokens)
+
+
+def _rgb_bytes(image: Image) -> int:
+    return 3 * image.width * image.height
 
 
 def siglip_tokens(files: CheckpointFiles, plan: PicturePlan) -> int:

@@ -1,0 +1,144 @@
+"""Media that several requests share: fetched and decoded once, whoever comes first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import IMAGES, VALLEY25
+from tests.servers import Server, drip, send
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import Done, EngineOptions, Media, Message, Request, Sampling
+from valley_cli.errors import SourceError, TimedOutError
+from valley_cli.media.cache import MediaCache, never, source_key
+
+PICTURE = IMAGES / "m0_64x64.png"
+OPTIONS = EngineOptions(model=str(VALLEY25), device="cpu", media_cache_bytes=10_000_000)
+
+
+def get(cache: MediaCache, source: str, read: Callable[[], bytes], give_up: Callable[[], bool] = never) -> object:
+    return cache.content(source, "as it is", read, lambda data: [data], lambda value: len(value[0]), give_up)
+
+
+def about(*media: Media, timeout_s: float | None = None) -> Request:
+    sampling = Sampling(max_new_tokens=2)
+    return Request((Message("user", "What?"),), images=media, sampling=sampling, timeout_s=timeout_s)
+
+
+def test_an_address_that_many_requests_name_at_once_is_fetched_once() -> None:
+    with Server({"/a.png": send(PICTURE.read_bytes())}) as server:
+        engine = open_engine(OPTIONS)
+        request = about(Media("a", url=server.url("/a.png")))
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: list(engine.generate(request))[-1], range(24)))
+        engine.close()
+        assert len(server.seen) == 1
+    done = [answer for answer in answers if isinstance(answer, Done)]
+    assert len({answer.token_ids for answer in done}) == 1
+    assert sum(answer.timings.fetch_s > 0 for answer in done) == 1
+
+
+def test_without_a_cache_every_request_looks_again() -> None:
+    with Server({"/a.png": send(PICTURE.read_bytes())}) as server:
+        engine = open_engine(EngineOptions(model=str(VALLEY25), device="cpu"))
+        for _ in range(2):
+            list(engine.generate(about(Media("a", url=server.url("/a.png")))))
+        engine.close()
+        assert len(server.seen) == 2
+
+
+def test_equal_bytes_under_two_names_become_one_value() -> None:
+    cache = MediaCache(100)
+    assert get(cache, "one", lambda: b"same") is get(cache, "other", lambda: b"same")
+
+
+def test_a_file_that_changed_is_another_source(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    before = source_key(Media("a", path=str(path)))
+    assert source_key(Media("another name", path=str(path))) == before
+    path.write_bytes(b"newer")
+    assert source_key(Media("a", path=str(path))) != before
+    assert source_key(Media("gone", path=str(tmp_path / "gone"))) is None
+
+
+def test_a_typed_address_and_an_untyped_one_are_two_sources() -> None:
+    assert source_key(Media("a", url="http://a/")) != source_key(Media("a", url="http://a/", typed=False))
+
+
+def test_what_is_kept_stays_within_the_budget_and_the_longest_unused_goes_first() -> None:
+    cache, made = MediaCache(250), []
+
+    def make(name: str) -> bytes:
+        made.append(name)
+        return bytes(100)
+
+    for name in "ababcab":  # c pushes out a, which was used before b; a then pushes out b, and b c
+        cache.shared(name, partial(make, name), len)
+    assert made == ["a", "b", "c", "a", "b"]
+
+
+def test_those_who_wait_share_an_error_and_the_next_one_tries_again() -> None:
+    cache, tries, together = MediaCache(100), [], threading.Barrier(4)
+
+    def read() -> bytes:
+        tries.append(1)
+        time.sleep(0.3)
+        raise SourceError("a", "is gone")
+
+    def one(_: int) -> str:
+        together.wait()
+        with pytest.raises(SourceError) as caught:
+            get(cache, "a", read)
+        return caught.value.message
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(one, range(4))) == {"a: is gone"}
+    assert len(tries) == 1
+    assert get(cache, "a", lambda: b"there now") == [b"there now"]
+
+
+def test_one_whose_time_is_up_does_not_fail_those_who_wait_for_the_same() -> None:
+    cache, begun, over = MediaCache(100), threading.Event(), threading.Event()
+
+    def given_up() -> bytes:
+        begun.set()
+        over.wait()
+        raise SourceError("a", "reading was stopped")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(get, cache, "a", given_up, over.is_set)
+        begun.wait()
+        second = pool.submit(get, cache, "a", lambda: b"whole")
+        time.sleep(0.1)
+        over.set()
+        assert second.result() == [b"whole"]
+        assert isinstance(first.exception(), SourceError)
+
+
+@pytest.mark.parametrize("in_headers", [False, True])
+def test_a_request_ends_when_its_time_is_up_while_its_source_hangs(in_headers: bool) -> None:
+    engine = open_engine(OPTIONS)
+    with Server({"/slow": drip(in_headers=in_headers)}) as server:
+        begun = time.monotonic()
+        with pytest.raises(TimedOutError, match=r"0\.5 s"):
+            next(engine.generate(about(Media("slow", url=server.url("/slow")), timeout_s=0.5)))
+        assert time.monotonic() - begun < 3
+    engine.close()
+
+
+def test_a_request_ends_when_its_time_is_up_while_it_answers_and_loading_does_not_count() -> None:
+    engine = open_engine(OPTIONS)
+    request = Request((Message("user", "Hello"),), sampling=Sampling(max_new_tokens=30_000), timeout_s=0.05)
+    with pytest.raises(TimedOutError):
+        list(engine.generate(request))
+    *_, done = engine.generate(about(timeout_s=30))
+    assert isinstance(done, Done)
+    assert done.finish_reason == "length"
+    engine.close()
