@@ -10,8 +10,9 @@ from torch import Tensor
 
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.config import TextConfig
-from valley_cli.engine.models.fused import FusedDecoder
+from valley_cli.engine.models.fused import FusedDecoder, fuse
 from valley_cli.engine.models.layers import RMSNorm
+from valley_cli.engine.models.products import Layout, can_pack, product
 from valley_cli.engine.models.text import DecoderLayer, causal_attend, decode_hidden
 
 TOLERANCE = 2e-5
@@ -141,19 +142,40 @@ def test_a_cache_that_grows_keeps_what_it_holds() -> None:
     assert (found - full).abs().max() < TOLERANCE
 
 
+def fused_decoder(ours: Decoder, layout: Layout) -> FusedDecoder:
+    layers = [fuse(layer, ours.config, layout) for layer in ours.layers]  # type: ignore[arg-type]
+    return FusedDecoder(layers, ours.config, ours.norm.weight, product(layout, [ours.lm_head.weight]))
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("layout", ["rows", "packed", "transposed"])
 @pytest.mark.parametrize("slots", [[0], [0, 1, 2], [4, 1, 2]], ids=["one", "dense", "with gaps"])
-def test_the_fused_step_equals_the_plain_one(kind: str, slots: list[int]) -> None:
+def test_the_fused_decoder_equals_the_plain_one(kind: str, layout: Layout, slots: list[int]) -> None:
     _, ours = tiny(kind)
-    fused = FusedDecoder([*ours.layers], ours.config)  # type: ignore[list-item]
+    fused = fused_decoder(ours, layout)
     rows = [prompt(length, seed) for seed, length in enumerate((9, 31, 18))][: len(slots)]
     caches = new_cache(ours, 6), new_cache(ours, 6)
     for slot, ids in zip(slots, rows, strict=True):
-        for cache in caches:
-            ours.logits(ids[None], torch.arange(len(ids))[None], cache.prefill(slot, 0))
+        places = torch.arange(len(ids))[None]
+        plain = ours.logits(ids[None], places, caches[0].prefill(slot, 0))[0]
+        hidden = fused.hidden(ours.embed_tokens(ids[None]), places, caches[1].prefill(slot, 0))[0]
+        assert (fused.logits(hidden) - plain).abs().max() < TOLERANCE
     for step in range(5):
         lengths = [len(ids) + step for ids in rows]
-        tokens = torch.tensor([(7 * step + 11 * row) % 97 for row in range(len(rows))])
-        plain = ours.logits(tokens[:, None], torch.tensor(lengths)[:, None], caches[0].decode(slots, lengths))[:, 0]
-        hidden = fused.step(ours.embed_tokens(tokens), torch.tensor(lengths), caches[1].decode(slots, lengths))
-        assert (ours.lm_head(ours.norm(hidden)) - plain).abs().max() < TOLERANCE
+        places = torch.tensor(lengths)[:, None]
+        tokens = torch.tensor([(7 * step + 11 * row) % 97 for row in range(len(rows))])[:, None]
+        plain = ours.logits(tokens, places, caches[0].decode(slots, lengths))[:, 0]
+        hidden = fused.hidden(ours.embed_tokens(tokens), places, caches[1].decode(slots, lengths))[:, 0]
+        assert (fused.logits(hidden) - plain).abs().max() < TOLERANCE
+
+
+def test_packed_bfloat16_errs_no_more_than_plain_bfloat16() -> None:
+    layout: Layout = "packed" if can_pack(torch.bfloat16) else "rows"
+    _, ours = tiny("qwen3")
+    ids = prompt(40, 8)
+    exact = ours.double().logits(ids[None], torch.arange(40)[None])[0]
+    ours = ours.bfloat16()
+    plain = ours.logits(ids[None], torch.arange(40)[None])[0]
+    fused = fused_decoder(ours, layout)
+    packed = fused.logits(fused.hidden(ours.embed_tokens(ids[None]), torch.arange(40)[None], causal_attend)[0])
+    assert (packed - exact).abs().mean() < 1.5 * (plain - exact).abs().mean()

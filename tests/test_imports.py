@@ -15,7 +15,10 @@ PLAIN = EVERYWHERE | {"engine.base", "engine.registry"}
 MEDIA = {"media", "media.address", "media.cache", "media.fetch", "media.image", "media.pinned", "media.web"}
 CONFIG = {"engine.models.config"}
 FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
-MODELS = {f"engine.models.{name}" for name in ("config", "fused", "layers", "projector", "text", "valley", "vision")}
+MODELS = {
+    f"engine.models.{name}"
+    for name in ("config", "fused", "layers", "products", "projector", "text", "valley", "vision")
+}
 COMMAND = {"commands", "commands.options", "commands.output", "settings", "render", "engine"} | PLAIN
 RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
 TENSORS = {"engine.runner", "engine.sampler", "engine.kvcache", "engine.weights"} | MODELS

@@ -11,6 +11,7 @@ from valley_cli.engine.base import Sampling, Stage
 from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.fused import fuse_decoder
+from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.preprocess import Picture
 from valley_cli.engine.prompt import IMAGE_ID
@@ -66,9 +67,8 @@ class Runner:
         self.cache = KVCache(model.config.text, device, model.dtype)
         self._features: dict[str, Tensor] = {}
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
-        self._weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
-        on_cpu = device.type == "cpu" and model.dtype == torch.float32
-        self.fused = fuse_decoder(model) if small and on_cpu else None
+        self.decoder = fuse_decoder(model, choose_layout(device, model.dtype, small))
+        self._weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) + self.decoder.n_bytes
 
     @property
     def memory_bytes(self) -> int:
@@ -76,8 +76,7 @@ class Runner:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         features = sum(rows.nbytes for rows in self._features.values())
-        fused = self.fused.n_bytes if self.fused else 0
-        return self._weight_bytes + features + self.cache.n_bytes + fused
+        return self._weight_bytes + features + self.cache.n_bytes
 
     @torch.inference_mode()
     def encode_picture(self, picture: Picture) -> tuple[Tensor | None, Tensor | None]:
@@ -133,8 +132,8 @@ class Runner:
         self.on_stage(Stage("reading the prompt"))
         self.reserve(slot, room)
         positions = torch.arange(start, start + len(merged), device=self.device)[None]
-        hidden = self.model.hidden(merged[None], positions, self.cache.prefill(slot, start))
-        return self.model.logits(hidden[0, -1])
+        hidden = self.decoder.hidden(merged[None], positions, self.cache.prefill(slot, start))
+        return self.decoder.logits(hidden[:, -1])[0]
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[int], slots: Sequence[int], lengths: Sequence[int]) -> Tensor:
@@ -142,11 +141,8 @@ class Runner:
         ids = torch.tensor(tokens, device=self.device)
         positions = torch.tensor(lengths, device=self.device)
         embedded = self.model.model.embed_tokens(ids)  # [B, C]
-        attend = self.cache.decode(slots, lengths)
-        if self.fused:
-            return self.model.logits(self.fused.step(embedded, positions, attend))
-        hidden = self.model.hidden(embedded[:, None], positions[:, None], attend)
-        return self.model.logits(hidden[:, -1])
+        hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(slots, lengths))
+        return self.decoder.logits(hidden[:, -1])
 
     @torch.inference_mode()
     def choose(

@@ -1,41 +1,48 @@
-"""The decoder's one-token step with fewer and larger operations: the fast path for small models on a CPU.
+"""The decoder as it is run: ``text``'s numbers with fewer and larger operations, weights in the device's best layout.
 
-There the time goes into starting operations, not into arithmetic. Queries, keys and values are one product, gate and
-up another, rotary embedding and per-head norm treat queries and keys at once, and residuals ride on the products:
-11 operations a layer that matter instead of 40. At 3 M parameters on one core: 2.3 times as many tokens a second.
-Weights are copied, transposed; a test holds every number to the plain path's in ``text``.
+Queries, keys and values are one product, gate and up another, rotary embedding and per-head norm treat queries and
+keys at once, and residuals ride on the products: 11 operations a layer that matter instead of 40. A test holds every
+number to the plain path's in ``text``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from valley_cli.engine.models.config import TextConfig
 from valley_cli.engine.models.layers import RMSNorm
+from valley_cli.engine.models.products import Layout, Product, Rows, can_pack, product
 from valley_cli.engine.models.text import Attend, DecoderLayer, rotary_table
 from valley_cli.engine.models.valley import Valley
+
+HEAD_PACK_BYTES = 4_000_000  # a smaller head stays in the processor's cache
 
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """One layer's weights, matrices as [in, out]."""
+    """One layer's weights."""
 
     input_norm: Tensor  # [C]
-    qkv: Tensor  # [C, (H + 2 KV) D]
-    qkv_bias: Tensor | None
+    qkv: Product  # C -> (H + 2 KV) D
     qk_norm: Tensor | None  # [H + KV, D]
-    out: Tensor  # [H D, C]
+    out: Product  # H D -> C
     post_norm: Tensor  # [C]
-    gate_up: Tensor  # [C, 2 I]
-    down: Tensor  # [I, C]
+    gate_up: Product  # C -> 2 I
+    down: Product  # I -> C
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the matrices."""
+        return self.qkv.n_bytes + self.out.n_bytes + self.gate_up.n_bytes + self.down.n_bytes
 
 
-def fuse(layer: DecoderLayer, config: TextConfig) -> FusedLayer:
-    """The weights of ``layer``, copied."""
+def fuse(layer: DecoderLayer, config: TextConfig, layout: Layout) -> FusedLayer:
+    """The weights of ``layer`` in ``layout``; ``layer`` is left as it is."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     qk_norm = None
@@ -43,53 +50,89 @@ def fuse(layer: DecoderLayer, config: TextConfig) -> FusedLayer:
         q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
         qk_norm = torch.cat((q_norm, attention.k_norm.weight.expand(config.num_key_value_heads, -1)))
     return FusedLayer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat([projection.weight for projection in projections]).t().contiguous(),
-        qkv_bias=torch.cat([projection.bias for projection in projections]) if config.qkv_bias else None,
+        input_norm=layer.input_layernorm.weight.detach(),
+        qkv=product(layout, [p.weight for p in projections], [p.bias for p in projections] if config.qkv_bias else ()),
         qk_norm=qk_norm,
-        out=attention.o_proj.weight.t().contiguous(),
-        post_norm=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).t().contiguous(),
-        down=mlp.down_proj.weight.t().contiguous(),
+        out=product(layout, [attention.o_proj.weight]),
+        post_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight]),
+        down=product(layout, [mlp.down_proj.weight]),
     )
 
 
+def copied(layer: DecoderLayer, layout: Layout) -> list[Tensor]:
+    """The matrices of ``layer`` that ``fuse`` copies."""
+    attention, mlp = layer.self_attn, layer.mlp
+    stacked = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
+    alone = [] if layout == "rows" else [attention.o_proj, mlp.down_proj]
+    return [projection.weight for projection in stacked + alone]
+
+
 @torch.inference_mode()
-def fuse_decoder(model: Valley) -> FusedDecoder:
-    """The fast path of ``model``; its weights are copied."""
-    return FusedDecoder([*model.model.layers], model.config.text)  # type: ignore[list-item]
+def fuse_decoder(
+    model: Valley, layout: Layout, let_go: Callable[[Iterable[Tensor]], None] = lambda sources: None
+) -> FusedDecoder:
+    """The decoder of ``model``, which loses its own: layer by layer, so that no second copy of all weights is made.
+
+    ``let_go`` is told, after each layer, the tensors that were copied and are not needed again.
+    """
+    config, layers = model.config.text, model.model.layers
+    fused: list[FusedLayer] = []
+    for index, layer in enumerate(layers):
+        assert isinstance(layer, DecoderLayer)
+        fused.append(fuse(layer, config, layout))
+        layers[index] = nn.Identity()
+        let_go(copied(layer, layout))
+    return FusedDecoder(fused, config, model.model.norm.weight.detach(), _fuse_head(model, layout, let_go))
+
+
+def _fuse_head(model: Valley, layout: Layout, let_go: Callable[[Iterable[Tensor]], None]) -> Product:
+    """The head, packed where that is faster: of tied weights a copy, for the embedding needs plain rows."""
+    tied = model.config.text.tie_word_embeddings
+    weight = (model.model.embed_tokens if tied else model.lm_head).weight.detach()
+    if layout == "rows" or weight.nbytes < HEAD_PACK_BYTES or not can_pack(weight.dtype):
+        return Rows(weight)
+    head = product("packed", [weight])
+    let_go([weight])
+    if not tied:
+        del model.lm_head
+    return head
 
 
 class FusedDecoder:
-    """``step`` does what ``text.decode_hidden`` does for one token a row."""
+    """``hidden`` does what ``text.decode_hidden`` does, ``logits`` what ``Valley.logits`` does."""
 
-    def __init__(self, layers: list[DecoderLayer], config: TextConfig) -> None:
-        self.config = config
-        self.layers = [fuse(layer, config) for layer in layers]
+    def __init__(self, layers: list[FusedLayer], config: TextConfig, norm: Tensor, head: Product) -> None:
+        self.layers, self.config, self.norm, self.head = layers, config, norm, head
 
     @property
     def n_bytes(self) -> int:
-        """Of the copied matrices."""
-        return sum(part.nbytes for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down))
+        """Of all matrices, the head's included."""
+        return sum(layer.n_bytes for layer in self.layers) + self.head.n_bytes
 
-    def step(self, x_BC: Tensor, positions_B: Tensor, attend: Attend) -> Tensor:
-        """Decoder output before the final norm, [B, C]."""
+    def hidden(self, x_BTC: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
+        """Decoder output before the final norm, [B, T, C]."""
         config, half = self.config, self.config.head_dim // 2
-        cos, sin = rotary_table(config, positions_B[:, None], x_BC.dtype)  # [B, 1, D]
+        rows, tokens, size = x_BTC.shape
+        cos, sin = rotary_table(config, positions_BT, x_BTC.dtype)
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)  # rotate_half(x) * sin == roll(x) * this
-        n_qk = config.num_attention_heads + config.num_key_value_heads
+        cos, sin = cos[:, :, None], sin[:, :, None]  # [B, T, 1, D]
+        n_heads, n_qk = config.num_attention_heads, config.num_attention_heads + config.num_key_value_heads
+        x = x_BTC.view(rows * tokens, size)
         for index, layer in enumerate(self.layers):
-            h = F.rms_norm(x_BC, (config.hidden_size,), layer.input_norm, config.rms_norm_eps)
-            qkv = h @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, h, layer.qkv)
-            qkv = qkv.view(len(x_BC), -1, config.head_dim)  # [B, H + 2 KV, D]
-            qk, v = qkv[:, :n_qk], qkv[:, n_qk:]
+            h = F.rms_norm(x, (size,), layer.input_norm, config.rms_norm_eps)
+            qkv = layer.qkv(h).view(rows, tokens, -1, config.head_dim)  # [B, T, H + 2 KV, D]
+            qk, v = qkv[:, :, :n_qk], qkv[:, :, n_qk:]
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qk, (config.head_dim,), None, config.rms_norm_eps) * layer.qk_norm
-            qk = qk * cos + qk.roll(half, -1) * sin
-            q, k = qk[:, : config.num_attention_heads], qk[:, config.num_attention_heads :]
-            out = attend(index, q[:, :, None], k[:, :, None], v[:, :, None])  # [B, H, 1, D]
-            x_BC = torch.addmm(x_BC, out.reshape(len(x_BC), -1), layer.out)
-            h = F.rms_norm(x_BC, (config.hidden_size,), layer.post_norm, config.rms_norm_eps)
-            gate, up = (h @ layer.gate_up).chunk(2, dim=-1)
-            x_BC = torch.addmm(x_BC, F.silu(gate) * up, layer.down)
-        return x_BC
+            qk = (qk * cos + qk.roll(half, -1) * sin).transpose(1, 2)  # [B, H + KV, T, D]
+            out = attend(index, qk[:, :n_heads], qk[:, n_heads:], v.transpose(1, 2))  # [B, H, T, D]
+            x = layer.out.added(x, out.transpose(1, 2).reshape(rows * tokens, -1))
+            h = F.rms_norm(x, (size,), layer.post_norm, config.rms_norm_eps)
+            gate, up = layer.gate_up(h).chunk(2, dim=-1)
+            x = layer.down.added(x, F.silu(gate) * up)
+        return x.view(rows, tokens, size)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, C] -> [N, vocabulary]. Pass only the positions whose logits are wanted."""
+        return self.head(F.rms_norm(hidden, (self.config.hidden_size,), self.norm, self.config.rms_norm_eps))
