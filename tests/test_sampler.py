@@ -1,19 +1,28 @@
-"""The sampler does what its words mean, in the published order."""
+"""The sampler does what its words mean, in the published order, for every row as if it were alone."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from valley_cli.engine.base import Sampling
-from valley_cli.engine.sampler import choose, keep_top, make_generator, penalise
+from valley_cli.engine.sampler import NO_TOKEN, Chooser, choose, keep_top, make_chooser
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])
 CPU = torch.device("cpu")
 
 
+def chooser(sampling: Sampling, seen: tuple[int, ...] = (), vocabulary: int = 5) -> Chooser:
+    return make_chooser(sampling, seen, vocabulary, CPU)
+
+
+def one(logits: Tensor, how: Chooser) -> int:
+    return choose(logits[None], [how]).tolist()[0]
+
+
 def test_greedy_takes_the_likeliest() -> None:
-    assert choose(LOGITS, Sampling(), (), None) == 4
+    assert one(LOGITS, chooser(Sampling())) == 4
 
 
 def test_top_k_and_top_p_equal_transformers() -> None:
@@ -21,49 +30,76 @@ def test_top_k_and_top_p_equal_transformers() -> None:
 
     generator = torch.Generator().manual_seed(1)
     for top_k, top_p, temperature in [(20, 0.8, 0.7), (5, 1.0, 1.0), (0, 0.3, 2.0), (3, 0.01, 0.5)]:
-        logits = torch.randn(1, 200, generator=generator) * 3
+        logits = torch.randn(3, 200, generator=generator) * 3
         expected = TemperatureLogitsWarper(temperature)(None, logits)
         if top_k:
             expected = TopKLogitsWarper(top_k)(None, expected)
         if top_p < 1.0:
             expected = TopPLogitsWarper(top_p)(None, expected)
-        assert torch.equal(keep_top(logits[0] / temperature, top_k, top_p), expected[0])
+        assert torch.equal(keep_top(logits / temperature, top_k, top_p), expected)
 
 
 def test_repetition_penalty_equals_transformers() -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[4, 3, 4, 0]]), LOGITS[None])[0]
-    assert torch.equal(penalise(LOGITS, 1.3, (4, 3, 4, 0)), expected)
-    assert choose(LOGITS, Sampling(repetition_penalty=2.0), (4,), None) == 0
+    for penalty in (1.3, 0.5, 4.0):
+        expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([[4, 3, 4, 0]]), LOGITS[None])[0]
+        assert one(LOGITS, chooser(Sampling(repetition_penalty=penalty), (4, 3, 4, 0))) == int(expected.argmax())
+
+
+def test_what_was_said_is_penalised_from_then_on() -> None:
+    how = chooser(Sampling(repetition_penalty=100.0))
+    assert [one(LOGITS, how) for _ in range(4)] == [4, 0, 1, 2]
 
 
 def test_a_seed_repeats_the_choice_and_temperature_spreads_it() -> None:
-    def draw(seed: int) -> list[int]:
-        sampling = Sampling(temperature=1.5, seed=seed)
-        generator = make_generator(sampling, CPU)
-        return [choose(LOGITS, sampling, (), generator) for _ in range(40)]
+    def drawn(seed: int) -> list[int]:
+        how = chooser(Sampling(temperature=1.5, seed=seed))
+        return [one(LOGITS, how) for _ in range(40)]
 
-    assert draw(1) == draw(1)
-    assert draw(1) != draw(2)
-    assert len(set(draw(1))) > 2
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert len(set(drawn(1))) > 2
 
 
 def test_frequencies_follow_the_softmax() -> None:
-    sampling = Sampling(temperature=1.0, seed=0)
-    generator = make_generator(sampling, CPU)
-    counts = torch.bincount(torch.tensor([choose(LOGITS, sampling, (), generator) for _ in range(4000)]), minlength=5)
+    how = chooser(Sampling(temperature=1.0, seed=0))
+    counts = torch.bincount(torch.tensor([one(LOGITS, how) for _ in range(4000)]), minlength=5)
     assert (counts / 4000 - LOGITS.softmax(-1)).abs().max() < 0.03
+
+
+def test_a_seeded_draw_is_that_of_torch_multinomial() -> None:
+    generator, how = torch.Generator().manual_seed(3), chooser(Sampling(temperature=1.0, seed=3))
+    expected = [int(torch.multinomial(LOGITS.softmax(-1), 1, generator=generator)) for _ in range(30)]
+    assert [one(LOGITS, how) for _ in range(30)] == expected
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.5])
 def test_the_nucleus_is_never_empty(top_p: float) -> None:
-    assert (
-        choose(
-            torch.zeros(7),
-            Sampling(temperature=1.0, top_p=top_p, seed=1),
-            (),
-            make_generator(Sampling(1, 1.0, seed=1), CPU),
-        )
-        < 7
-    )
+    assert 0 <= one(torch.zeros(7), chooser(Sampling(temperature=1.0, top_p=top_p, seed=1), vocabulary=7)) < 7
+
+
+def test_each_row_of_a_batch_is_chosen_as_if_it_were_alone() -> None:
+    wanted = [
+        Sampling(),
+        Sampling(temperature=0.9, seed=4),
+        Sampling(repetition_penalty=1.5),
+        Sampling(temperature=0.9, seed=5),
+        Sampling(temperature=2.0, top_k=3, top_p=0.9, seed=6, repetition_penalty=1.2),
+        Sampling(temperature=2.0, top_k=3, top_p=0.9, seed=7),
+    ]
+    steps = torch.randn(25, len(wanted), 60, generator=torch.Generator().manual_seed(9))
+    together = [chooser(sampling, (1, 2), 60) for sampling in wanted]
+    apart = [chooser(sampling, (1, 2), 60) for sampling in wanted]
+    for logits in steps:
+        assert choose(logits, together).tolist() == [one(row, how) for row, how in zip(logits, apart, strict=True)]
+
+
+def test_a_row_of_broken_numbers_gives_no_token_and_leaves_its_neighbours_alone() -> None:
+    logits = torch.stack((LOGITS, LOGITS * torch.nan, LOGITS))
+    greedy = [chooser(Sampling()) for _ in range(3)]
+    assert choose(logits, greedy).tolist() == [4, NO_TOKEN, 4]
+    drawn = [chooser(Sampling(temperature=0.5, seed=row, repetition_penalty=1.1)) for row in range(3)]
+    ids = choose(logits, drawn).tolist()
+    assert ids[1] == NO_TOKEN
+    assert min(ids[0], ids[2]) >= 0

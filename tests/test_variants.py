@@ -21,7 +21,7 @@ from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.preprocess import PreprocessOptions, preprocess
 from valley_cli.engine.prompt import place_pictures
-from valley_cli.engine.sampler import choose
+from valley_cli.engine.sampler import choose, make_chooser
 from valley_cli.engine.worker import Worker
 from valley_cli.errors import ModelError, PromptError
 
@@ -146,8 +146,8 @@ def test_untied_weights_without_a_head_are_missing_it(tmp_path: Path) -> None:
 
 
 def test_a_very_cold_sample_is_the_likeliest_token() -> None:
-    generator = torch.Generator().manual_seed(0)
-    assert choose(torch.tensor([1.0, 3.0, 2.0]), Sampling(temperature=1e-40), (), generator) == 1
+    chooser = make_chooser(Sampling(temperature=1e-40, seed=0), (), 3, torch.device("cpu"))
+    assert choose(torch.tensor([[1.0, 3.0, 2.0]]), [chooser]).tolist() == [1]
 
 
 def test_what_a_slot_held_before_does_not_reach_its_neighbours() -> None:
@@ -201,9 +201,6 @@ class BreakingRunner:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-    def generator(self, sampling: Sampling) -> None:
-        return None
 
     def reserve(self, slot: int, room: int) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.preprocess import Picture
 from valley_cli.engine.prompt import IMAGE_ID
-from valley_cli.engine.sampler import choose, make_generator
+from valley_cli.engine.sampler import Chooser, choose, make_chooser
 from valley_cli.engine.weights import choose_dtype, load_model
 from valley_cli.errors import DeviceError
 
@@ -144,14 +144,22 @@ class Runner:
         hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(slots, lengths))
         return self.decoder.logits(hidden[:, -1])
 
-    @torch.inference_mode()
-    def choose(
-        self, logits: Tensor, sampling: Sampling, seen_ids: Sequence[int], generator: torch.Generator | None
-    ) -> int:
-        return choose(logits, sampling, seen_ids, generator)
+    def step(
+        self, tokens: Sequence[int], slots: Sequence[int], lengths: Sequence[int], choosers: Sequence[Chooser]
+    ) -> list[int]:
+        """``decode``, then ``choose``."""
+        return self.choose(self.decode(tokens, slots, lengths), choosers)
 
-    def generator(self, sampling: Sampling) -> torch.Generator | None:
-        return make_generator(sampling, self.device)
+    @torch.inference_mode()
+    def choose(self, logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+        """The next token of every row of ``logits`` [B, vocabulary]; NO_TOKEN where the numbers are broken."""
+        ids: list[int] = choose(logits, choosers).tolist()  # the one wait for the device in a step
+        return ids
+
+    @torch.inference_mode()
+    def chooser(self, sampling: Sampling, prompt_ids: Iterable[int]) -> Chooser:
+        """How a request's tokens are chosen."""
+        return make_chooser(sampling, prompt_ids, self.model.config.text.vocab_size, self.device)
 
     def _tensor(self, array: object) -> Tensor:
         return torch.as_tensor(array).to(self.device, self.model.dtype)

@@ -51,7 +51,7 @@ class Sequence:
     reused_units: int = 0
     reused_tokens: int = 0
     unread: Any = None  # the rest of the prompt's rows, while it is read in pieces
-    generator: Any = None
+    chooser: Any = None  # how the runner chooses its tokens
     slot: int | None = None
     length: int = 0
     new_ids: list[int] = field(default_factory=list)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from valley_cli.engine.base import FinishReason
 from valley_cli.engine.scheduler import Scheduler, Step
@@ -103,7 +103,7 @@ class Worker:
             sequence.unread = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units)
             sequence.payload = None  # pixels are not needed again
             sequence.length = sequence.reused_tokens
-            sequence.generator = runner.generator(sequence.sampling)
+            sequence.chooser = runner.chooser(sequence.sampling, sequence.prompt_ids)
         assert sequence.slot is not None
         room = sequence.length + len(sequence.unread) + sequence.max_new_tokens
         piece = sequence.unread[:PIECE_TOKENS] if self._scheduler.running else sequence.unread
@@ -114,7 +114,7 @@ class Worker:
         if not len(sequence.unread):
             sequence.unread = None
             self._scheduler.has_read(sequence)
-            self._choose(runner, sequence, logits)
+            self._say(sequence, runner.choose(logits[None], [sequence.chooser])[0])
 
     def _make_room(self, runner: Runner, sequence: Sequence) -> None:
         """Before anything of the prompt is read: what is only kept gives way when nobody else has a slot."""
@@ -131,19 +131,18 @@ class Worker:
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
         slots = [s.slot for s in sequences if s.slot is not None]
-        logits = runner.decode([s.new_ids[-1] for s in sequences], slots, [s.length for s in sequences])
-        for row, sequence in enumerate(sequences):
+        tokens = [s.new_ids[-1] for s in sequences]
+        chosen = runner.step(tokens, slots, [s.length for s in sequences], [s.chooser for s in sequences])
+        for sequence, token in zip(sequences, chosen, strict=True):
             sequence.length += 1
-            try:
-                self._choose(runner, sequence, logits[row])
-            except Exception as error:  # this row's numbers are broken; its neighbours' are not
-                self._scheduler.release(sequence, intact=False)
-                sequence.fail(_explained(error))
+            self._say(sequence, token)
 
-    def _choose(self, runner: Runner, sequence: Sequence, logits: Any) -> None:
-        seen = (*sequence.prompt_ids, *sequence.new_ids) if sequence.sampling.repetition_penalty != 1.0 else ()
-        token = runner.choose(logits, sequence.sampling, seen, sequence.generator)
-        if reason := sequence.append(token):
+    def _say(self, sequence: Sequence, token: int) -> None:
+        """A negative token: this row's numbers are broken, its neighbours' are not."""
+        if token < 0:
+            self._scheduler.release(sequence, intact=False)
+            sequence.fail(ValleyError("the model's numbers overflowed", "try again with --dtype float32"))
+        elif reason := sequence.append(token):
             self._end(sequence, reason)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
