@@ -20,6 +20,10 @@ MODELS = {
     for name in ("config", "fused", "layers", "products", "projector", "text", "valley", "vision")
 }
 COMMAND = {"commands", "commands.options", "commands.output", "settings", "render", "engine"} | PLAIN
+BATCH = {
+    "batch",
+    *(f"batch.{name}" for name in ("index", "lines", "output", "pipeline", "progress", "records", "rows", "run")),
+}
 RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
 TENSORS = {"engine.runner", "engine.sampler", "engine.kvcache", "engine.weights"} | MODELS
 
@@ -37,6 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "commands.options": PLAIN,
     "commands.output": PLAIN,
     "commands.describe": COMMAND | {"inputs"},
+    "commands.batch": COMMAND | {"inputs", "batch.report"} | BATCH,
+    **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "settings", "render"} | PLAIN),
     "commands.bench": COMMAND | {"engine.probe"},
     "media": set(),
     **dict.fromkeys(MEDIA - {"media"}, MEDIA | PLAIN),
@@ -83,7 +89,7 @@ TORCH_ALLOWED = TENSORS | {"engine.probe"}
 HEAVY = {"torch", "transformers", "safetensors"}
 # packages that only some modules may import, wherever the import stands
 RESERVED = {
-    "typer": {"app", "commands.options", "commands.describe", "commands.bench"},
+    "typer": {"app", "commands.options", "commands.describe", "commands.batch", "commands.bench"},
     "rich": set[str](),
     "numpy": {"engine.preprocess"},
     "PIL": {"engine.preprocess", "engine.prepare", "media.image"},

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from valley_cli.errors import EXIT_INTERRUPTED, ValleyError
+from valley_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ValleyError
 
 
 def main(args: list[str] | None = None) -> None:
@@ -31,11 +31,14 @@ def main(args: list[str] | None = None) -> None:
         code = report(error)
     except Exception as error:
         code = report_bug(error)
-    if code == EXIT_INTERRUPTED:  # at once: the engine's thread may be in the middle of something long
+    if code in (
+        EXIT_INTERRUPTED,
+        EXIT_TERMINATED,
+    ):  # at once: the engine's thread may be in the middle of something long
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         tell("\r\x1b[2K" if greeted else "")
         flush()
-        os._exit(EXIT_INTERRUPTED)
+        os._exit(code)
     flush()
     atexit.register(gc.freeze)  # all memory goes with the process: looking through it first costs 0.4 s after torch
     sys.exit(code)

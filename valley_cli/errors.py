@@ -18,7 +18,8 @@ only place that turns one into text on stderr and an exit code.
 
 from __future__ import annotations
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_FAILED_ROWS = 3  # a batch finished, with failed rows
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + SIGINT, SIGTERM
 
 
 class ValleyError(Exception):

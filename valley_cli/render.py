@@ -67,14 +67,23 @@ class StatusLine:
 
     def stage(self, stage: Stage) -> None:
         """Show a stage: ``loading weights 41%``, ``reading pictures 2/9``."""
-        text = stage_text(stage)
         with self._lock:
-            if self._live and text != self._shown:  # cut so that the terminal's own ^C still fits on the line
-                say(self._stream, f"{CLEAR_LINE}{text[: _columns(self._stream) - 3]}")
-                self._shown = text
+            if self._live:
+                self._show(stage_text(stage))
             elif self._plain and stage.name not in self._named:
                 say(self._stream, f"valley: {stage.name} ...\n")
                 self._named.add(stage.name)
+
+    def show(self, text: str) -> None:
+        """Show any other line, where there is a terminal."""
+        with self._lock:
+            if self._live:
+                self._show(text)
+
+    def _show(self, text: str) -> None:
+        if text != self._shown:  # cut so that the terminal's own ^C still fits on the line
+            say(self._stream, f"{CLEAR_LINE}{text[: _columns(self._stream) - 3]}")
+            self._shown = text
 
     def clear(self) -> None:
         """Take the line away."""

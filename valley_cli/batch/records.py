@@ -1,0 +1,179 @@
+"""What stands in the output: one JSON object a row, ours or in the shape of OpenAI's batch output."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from valley_cli.batch.rows import Row
+from valley_cli.engine.base import Done, Media, Request
+from valley_cli.errors import UsageError, ValleyError
+from valley_cli.text import printable, printable_url
+
+_OWN = {
+    *("id", "index", "key", "status", "response", "thinking", "finish_reason", "usage", "timings", "model"),
+    *("error", "prompt", "sources", "input", "custom_id"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a row ended: with a ``done`` answer or an ``error``. ``request`` is None if none came of the line."""
+
+    row: Row
+    request: Request | None = None
+    done: Done | None = None
+    text: str = ""
+    thinking: str = ""
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is left of an outcome once its record is made: nothing of the media. ``complaint``: for people."""
+
+    found: dict[str, Any]
+    done: Done | None
+    complaint: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.done is None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a record on a line of an output file says of itself."""
+
+    key: str
+    index: int
+    failed: bool
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finish(outcome: Outcome) -> Finished:
+    """Make the record of ``outcome``."""
+    if outcome.error is None:
+        return Finished(record(outcome), outcome.done)
+    row = outcome.row
+    name = f"row {row.line.index}" + ("" if row.id is None else f" ({printable(str(row.id))[:80]})")
+    return Finished(record(outcome), None, printable(f"{name}: {explained(outcome.error, row)}"))
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """The object for ``outcome``. What we do not know is passed on, under ``input`` where we have such a key too."""
+    row = outcome.row
+    shape = _openai_shape if row.openai else _our_shape
+    found = shape(outcome) | _asked(outcome)
+    passed = row.passed_on
+    taken = {name: value for name, value in passed.items() if name in _OWN}
+    found |= {name: value for name, value in passed.items() if name not in _OWN}
+    return found | ({"input": taken} if taken else {})
+
+
+def record_line(found: Mapping[str, Any], *, only_ascii: bool = False) -> bytes:
+    """One line in UTF-8; what UTF-8 cannot hold (bytes of odd file names) stays in JSON's own escapes."""
+    text = json.dumps(found, ensure_ascii=only_ascii, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def read_record(line: bytes) -> Kept | None:
+    """The record on ``line``, or None if it is none of ours."""
+    try:
+        found = json.loads(line)
+        key, index, status = found["key"], found["index"], found["status"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(key, str) or not isinstance(index, int) or status not in ("ok", "error"):
+        return None
+    return Kept(key, index, status == "error", found)
+
+
+def explained(error: BaseException, row: Row) -> str:
+    """An error in one sentence, with the hint; faults of the line itself begin with its number."""
+    if not isinstance(error, ValleyError):
+        return f"unexpected {type(error).__name__}: {error}"
+    where = f"line {row.line.number}: " if isinstance(error, UsageError) and row.line.number else ""
+    return f"{where}{error.message}" + (f" ({error.hint})" if error.hint else "")
+
+
+def _our_shape(outcome: Outcome) -> dict[str, Any]:
+    row, done = outcome.row, outcome.done
+    head = {"id": row.id, "index": row.line.index, "key": row.key, "status": "ok" if done else "error"}
+    if done is None:
+        return head | {"error": _error(outcome, "type")}
+    answer: dict[str, Any] = {"response": outcome.text}
+    if outcome.thinking:
+        answer["thinking"] = outcome.thinking
+    usage = asdict(done.usage)
+    del usage["cached_tokens"]  # what happened to be there, not what the row took
+    timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}
+    return (
+        head | answer | {"finish_reason": done.finish_reason, "usage": usage, "timings": timings, "model": done.model}
+    )
+
+
+def _openai_shape(outcome: Outcome) -> dict[str, Any]:
+    row, done, key = outcome.row, outcome.done, outcome.row.key
+    head = {"id": f"batch_req_{key}", "index": row.line.index, "key": key, "custom_id": row.id}
+    if done is None:
+        return head | {"status": "error", "response": None, "error": _error(outcome, "code")}
+    message = {"role": "assistant", "content": outcome.text}
+    if outcome.thinking:
+        message["reasoning_content"] = outcome.thinking
+    prompt_tokens, new_tokens = done.usage.prompt_tokens, done.usage.completion_tokens
+    body = {
+        "id": f"chatcmpl-{key}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": done.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": done.finish_reason}],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": new_tokens,
+            "total_tokens": prompt_tokens + new_tokens,
+        },
+    }
+    timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}
+    response = {"status_code": 200, "request_id": key, "body": body}
+    return head | {"status": "ok", "response": response, "error": None, "timings": timings}
+
+
+def _error(outcome: Outcome, type_key: str) -> dict[str, str]:
+    assert outcome.error is not None
+    return {type_key: type(outcome.error).__name__, "message": explained(outcome.error, outcome.row)}
+
+
+def _asked(outcome: Outcome) -> dict[str, Any]:
+    """The question and the media, for whoever has only the output; as they were written where no request came of it."""
+    request, written = outcome.request, outcome.row.found
+    if request is None:
+        names = [
+            written.get("image"),
+            *_list(written.get("images")),
+            written.get("video"),
+            *_list(written.get("videos")),
+        ]
+        sources = [_shown(name) for name in names if isinstance(name, str)]
+        prompt = {"prompt": written["prompt"]} if isinstance(written.get("prompt"), str) else {}
+        return prompt | ({"sources": sources} if sources else {})
+    question = next((message.content for message in reversed(request.messages) if message.role == "user"), "")
+    handles = [*request.images, *(media for message in request.messages for media in message.media)]
+    return {"prompt": question, "sources": [_source(media) for media in handles]}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _shown(name: str) -> str:
+    """A source as it was written, without credentials and without the contents of a data: URI."""
+    return printable_url(name if len(name) < 500 else f"{name[:60]}...")
+
+
+def _source(media: Media) -> str:
+    """A path as it can be opened from the working folder; anything else by its printable name."""
+    return media.path if media.path is not None else media.name

@@ -1,0 +1,178 @@
+"""A whole run: rows through the engine to the output, until they end or somebody stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from valley_cli.batch.index import Index
+from valley_cli.batch.lines import Input
+from valley_cli.batch.output import Output
+from valley_cli.batch.pipeline import Pipeline
+from valley_cli.batch.progress import REDRAW_S, Progress, Tally
+from valley_cli.batch.records import Finished, Outcome, finish
+from valley_cli.batch.rows import Row, RowReader
+from valley_cli.engine.base import Done, Engine, Request, TextDelta, ThinkDelta
+from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, ModelError, RoomError
+
+WINDOW = 1024  # rows that may be finished while an earlier one is not
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows are run, and how. ``shard`` (i, n): every n-th row, beginning with the i-th, from 1."""
+
+    max_inflight: int = 24
+    ordered: bool = True
+    limit: int | None = None
+    shard: tuple[int, int] = (1, 1)
+    fail_fast: bool = False
+    retry_failed: bool = True
+    debug: bool = False
+
+    def covers(self, index: int) -> bool:
+        """Whether a row belongs to the shard."""
+        return index % self.shard[1] == self.shard[0] - 1
+
+    def count(self, total: int) -> int:
+        """How many of ``total`` rows are run."""
+        of_shard = len(range(self.shard[0] - 1, total, self.shard[1]))
+        return of_shard if self.limit is None else min(self.limit, of_shard)
+
+
+class StoppedError(Exception):
+    """The run was stopped while this row was under way."""
+
+
+class Run:
+    """Everything that a run needs is open; ``go`` is the run. ``close`` of output and engine is the caller's."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Input,
+        reader: RowReader,
+        engine: Engine,
+        output: Output,
+        index: Index,
+        tally: Tally,
+    ) -> None:
+        self.plan = plan
+        self.tally = tally
+        self._source = source
+        self._reader = reader
+        self._engine = engine
+        self._output = output
+        self._index = index
+        self._read_to: float = 0  # rows with a lower index were looked at
+        self._pipeline = Pipeline(
+            self.rows(), self.answer, n_threads=plan.max_inflight, window=WINDOW, ordered=plan.ordered
+        )
+
+    def rows(self) -> Iterator[Row]:
+        """The rows still to be run."""
+        n_taken = 0
+        for line in self._source.open():
+            if n_taken == self.plan.limit:
+                return
+            row = self._reader.look(line, self._index.is_new_id)
+            self._read_to = line.index + 1
+            if not self.plan.covers(line.index):
+                continue
+            n_taken += 1
+            failed = self._output.finished(row.key, line.index)
+            if failed is None or (failed and self.plan.retry_failed):
+                yield row
+            else:
+                self.tally.before += 1
+                self.tally.failed_before += failed
+        self._read_to = float("inf")
+
+    def answer(self, row: Row) -> Finished:
+        """Run one row, in a thread of its own. Its own faults are its result; those of the run are raised."""
+        request: Request | None = None
+        try:
+            request = self._reader.build(row)
+            return finish(self._generate(row, request))
+        except (StoppedError, ModelError):
+            raise
+        except Exception as error:
+            if isinstance(error, DeviceError) and not isinstance(error, RoomError):
+                raise
+            if self._pipeline.stopping:
+                raise StoppedError from None
+            if self.plan.debug:
+                traceback.print_exc()
+            return finish(Outcome(row, request, error=error))
+
+    def _generate(self, row: Row, request: Request) -> Outcome:
+        text: list[str] = []
+        thinking: list[str] = []
+        done: Done | None = None
+        with closing(self._engine.generate(request)) as events:
+            for event in events:
+                if self._pipeline.stopping:
+                    raise StoppedError
+                if isinstance(event, TextDelta):
+                    text.append(event.text)
+                elif isinstance(event, ThinkDelta):
+                    thinking.append(event.text)
+                else:
+                    done = event
+        if done is None or done.finish_reason == "cancelled":
+            raise StoppedError
+        return Outcome(row, request, done, "".join(text), "".join(thinking))
+
+    def go(self, progress: Progress) -> int:
+        """Run all rows; the exit code. Raises what ends the run before its end, with all that was done written."""
+        self._source.count(lambda total: setattr(progress, "total", self.plan.count(total)))
+        with signals(self._pipeline.stop) as caught:
+            for finished in self._pipeline.outcomes(REDRAW_S):
+                if finished is None:
+                    progress.tick()
+                    self._output.sync()
+                    continue
+                progress.clear()
+                self._output.write(finished.found, finished.failed)
+                self.tally.add(finished)
+                if finished.complaint:
+                    progress.complain(finished.complaint)
+                    if self.plan.fail_fast:
+                        self._pipeline.stop()
+            progress.clear()
+            if caught:
+                progress.note("valley: stopped; what was done is written")
+                return 128 + caught[0]
+            if not (self.plan.fail_fast and self.tally.failed):
+                self._finish(progress)
+        return EXIT_FAILED_ROWS if self.tally.all_failed else 0
+
+    def _finish(self, progress: Progress) -> None:
+        """Leave the output as an uninterrupted run would have."""
+        stale = self._output.finish(lambda index: index < self._read_to and self.plan.covers(index))
+        if stale:
+            progress.note(f"valley: {stale:,} old records were dropped: their lines have changed or are gone")
+
+
+@contextmanager
+def signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM calls ``stop`` and stands in the list; the second ends the process at once."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""``valley batch FILE``: many requests, JSON lines in and out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import typer
+
+from valley_cli.batch.index import Index
+from valley_cli.batch.lines import Input, input_of_images, open_input
+from valley_cli.batch.output import FileOutput, Output, StreamOutput, check_no_input, open_device
+from valley_cli.batch.progress import Progress, Tally
+from valley_cli.batch.rows import ONE, RowReader
+from valley_cli.batch.run import Plan, Run
+from valley_cli.commands import options as opt
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import Engine, MediaLimits
+from valley_cli.errors import EXIT_INTERRUPTED, UsageError
+from valley_cli.inputs import expand_sources
+from valley_cli.render import Renderer
+from valley_cli.settings import Settings, load_settings
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+MEDIA_CACHE_BYTES = 64_000_000
+
+File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="JSON lines, one request each; - for stdin.")]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--images", help="A row for each of these pictures instead: a quoted glob; repeatable."),
+]
+Out = Annotated[str | None, typer.Option("--output", "-o", help="Write records here; a file of records is continued.")]
+Unordered = Annotated[bool, typer.Option("--unordered", help="Records as they finish, not in input order.")]
+MaxInflight = Annotated[int, typer.Option("--max-inflight", min=1, max=1000, help="Rows under way at once.")]
+RowTimeout = Annotated[
+    float | None, typer.Option("--row-timeout", min=0.001, help="Seconds after which a row is given up.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=0, help="Only the first so many rows.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="End at the first row that fails.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed/--no-retry-failed", help="Try failed rows again when continuing.")
+]
+Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="Of every N rows the I-th only, from 1.")]
+AllowPrivate = Annotated[bool, typer.Option("--allow-private", help="Let rows name addresses in private networks.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options that only this command has, as they were typed."""
+
+    file: str | None
+    images: list[str] | None
+    prompt: str | None
+    output: str | None
+    unordered: bool
+    max_inflight: int
+    row_timeout: float | None
+    limit: int | None
+    fail_fast: bool
+    retry_failed: bool
+    shard: str
+    allow_private: bool
+
+
+@app.command()
+def batch(
+    file: File = None,
+    images: Images = None,
+    prompt: opt.Prompt = None,
+    output: Out = None,
+    unordered: Unordered = False,
+    max_inflight: MaxInflight = Plan.max_inflight,
+    row_timeout: RowTimeout = None,
+    limit: Limit = None,
+    fail_fast: FailFast = False,
+    retry_failed: RetryFailed = True,
+    shard: Shard = "1/1",
+    allow_private: AllowPrivate = False,
+    model: opt.Model = None,
+    system: opt.System = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    temperature: opt.Temperature = None,
+    top_p: opt.TopP = None,
+    top_k: opt.TopK = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    stop: opt.Stop = None,
+    min_pixels: opt.MinPixels = None,
+    max_pixels: opt.MaxPixels = None,
+    think: opt.Think = None,
+    flavour: opt.Flavour = None,
+    exact: opt.Exact = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = None,
+    quiet: opt.Quiet = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Answer every row of a file, for hours if need be; the same command continues what was interrupted."""
+    flags: dict[str, Any] = dict(locals())
+    asked = Asked(**{name: flags.pop(name) for name in (entry.name for entry in fields(Asked))})
+    settings = load_settings(flags)
+    with opt.early_ends(settings.debug):
+        code = run(settings, asked)
+    if code:
+        raise typer.Exit(code)
+
+
+def run(settings: Settings, asked: Asked) -> int:
+    """Open everything, run the rows, close everything; the exit code."""
+    plan, prompt = plan_of(settings, asked), read_prompt(asked)
+    if settings.system is not None:
+        settings = replace(settings, system=opt.read_text(settings.system, "--system"))
+    tally, index = Tally(), Index()
+    progress = Progress(sys.stderr, tally, quiet=bool(settings.quiet))
+    options = replace(settings.engine_options(progress.stage), media_cache_bytes=MEDIA_CACHE_BYTES)
+    source = open_source(asked, prompt, options.limits)
+    with closing(open_out(asked, index, progress)) as output:
+        engine = open_engine(options)
+        reader = RowReader(
+            settings, engine.name, prompt, source.base_dir, options.limits, asked.allow_private, asked.row_timeout
+        )
+        greet(engine, output, reader, progress)
+        code = Run(plan, source, reader, engine, output, index, tally).go(progress)
+    if code < EXIT_INTERRUPTED:  # else the process ends at once: closing would wait for the step under way
+        engine.close()
+    progress.note(tally.summary())
+    return code
+
+
+def plan_of(settings: Settings, asked: Asked) -> Plan:
+    """Raises UsageError for a shard that is none."""
+    return Plan(
+        max_inflight=asked.max_inflight,
+        ordered=not asked.unordered,
+        limit=asked.limit,
+        shard=parse_shard(asked.shard),
+        fail_fast=asked.fail_fast,
+        retry_failed=asked.retry_failed,
+        debug=settings.debug,
+    )
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/8`` -> (2, 8)"""
+    part, _, parts = text.partition("/")
+    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UsageError(f"--shard {text!r} is no part of a whole", "write --shard 1/4 to --shard 4/4")
+    return int(part), int(parts)
+
+
+def read_prompt(asked: Asked) -> str | None:
+    """The text of ``-p``."""
+    if [asked.file, asked.prompt].count("-") > 1:
+        raise UsageError("- (standard input) can be read only once", "give the rows or the prompt as a file")
+    return None if asked.prompt is None else opt.read_text(asked.prompt, "--prompt")
+
+
+def open_source(asked: Asked, prompt: str | None, limits: MediaLimits) -> Input:
+    """Where the rows come from. Raises UsageError unless it is exactly one place."""
+    if (asked.file is None) == (not asked.images):
+        raise UsageError("give either a file of rows or --images", "valley batch prompts.jsonl -o answers.jsonl")
+    if asked.file is not None:
+        return open_input(asked.file)
+    return input_of_images(expand_sources(asked.images or [], limits=limits), prompt or ONE)
+
+
+def open_out(asked: Asked, index: Index, progress: Progress) -> Output:
+    """The file of ``-o``, or standard output, a pipe or a device."""
+    inputs: list[str | int] = [0, *(name for name in (asked.file, opt.prompt_file(asked.prompt)) if name)]
+    if asked.output in (None, "-"):
+        check_no_input(1, "standard output", inputs)
+        return StreamOutput(Renderer(sys.stdout, progress.status))
+    assert asked.output is not None
+    if os.path.exists(asked.output) and not os.path.isfile(asked.output) and not os.path.isdir(asked.output):
+        return StreamOutput(Renderer(open_device(asked.output), progress.status))
+    return FileOutput(asked.output, inputs, index)
+
+
+def greet(engine: Engine, output: Output, reader: RowReader, progress: Progress) -> None:
+    """What is worth knowing before the first row."""
+    if engine.notice:
+        progress.note(engine.notice)
+    if isinstance(output, FileOutput):
+        for notice in output.notices(reader.settings_hash):
+            progress.note(f"valley: {notice}")
