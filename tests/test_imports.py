@@ -25,7 +25,14 @@ BATCH = {
     *(f"batch.{name}" for name in ("index", "lines", "output", "pipeline", "progress", "records", "rows", "run")),
 }
 RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
-TENSORS = {"engine.runner", "engine.sampler", "engine.kvcache", "engine.weights"} | MODELS
+TENSORS = {
+    "engine.graphs",
+    "engine.static",
+    "engine.runner",
+    "engine.sampler",
+    "engine.kvcache",
+    "engine.weights",
+} | MODELS
 
 ALLOWED: dict[str, set[str]] = {
     "": set(),
@@ -69,6 +76,8 @@ ALLOWED: dict[str, set[str]] = {
     **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
     "engine.kvcache": MODELS | PLAIN,
     "engine.sampler": PLAIN,
+    "engine.static": {"engine.sampler"} | MODELS | PLAIN,
+    "engine.graphs": {"engine.static"} | MODELS | PLAIN,
     "engine.weights": {"engine.probe"} | FILES | MODELS | PLAIN,
     "engine.runner": TENSORS | FILES | PLAIN,
     "engine.worker": {"engine.runner"} | RUNNING | PLAIN,

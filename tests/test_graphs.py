@@ -1,0 +1,187 @@
+"""Steps over fixed tensors say what the plain path says, whoever comes, leaves or is begun ahead of time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.test_decoder import TOLERANCE, Decoder, fused_decoder, prompt, tiny
+from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
+from valley_cli.engine.models.text import causal_attend
+from valley_cli.engine.sampler import NO_TOKEN
+from valley_cli.engine.static import StaticStep
+
+POOL_TOKENS, ROOM = 400, 100
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the engine runs models of this size: two threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Served:
+    """A tiny decoder and its pools."""
+
+    def __init__(self, kind: str = "qwen3") -> None:
+        _, self.plain = tiny(kind)
+        self.decoder = fused_decoder(self.plain, "rows")
+        shape = (POOL_TOKENS, self.plain.config.num_key_value_heads, self.plain.config.head_dim)
+        layers = range(self.plain.config.num_hidden_layers)
+        self.keys = [torch.full(shape, torch.nan) for _ in layers]  # what nobody wrote must not be read
+        self.values = [torch.full(shape, torch.nan) for _ in layers]
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.plain.embed_tokens.weight.detach()
+
+    def read(self, ids: Tensor, start: int) -> int:
+        """Fill the pool from ``start`` with a prompt. -> the greedy next token"""
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            for pool, new in ((self.keys, k), (self.values, v)):
+                pool[layer][start : start + len(ids)] = new[0].transpose(0, 1)
+            return causal_attend(layer, q, k, v)
+
+        hidden = self.decoder.hidden(self.plain.embed_tokens(ids[None]), torch.arange(len(ids))[None], attend)
+        return int(self.decoder.logits(hidden[:, -1]).argmax())
+
+    def graphs(self, ahead: bool) -> DecodeGraphs:
+        return DecodeGraphs(self.embedding, self.decoder, self.keys, self.values, 512, ahead)
+
+
+def full_logits(plain: Decoder, ids: Tensor) -> Tensor:
+    """Of the last position, nothing kept. [vocabulary]"""
+    return plain.logits(ids[None], torch.arange(len(ids))[None])[0, -1]
+
+
+def greedy_alone(plain: Decoder, ids: Tensor, count: int) -> list[int]:
+    for _ in range(count):
+        ids = torch.cat((ids, full_logits(plain, ids).argmax()[None]))
+    return ids[-count:].tolist()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("starts", [(0,), (0, 100, 200), (250, 7, 120)], ids=["one", "dense", "with gaps"])
+def test_a_static_step_equals_the_plain_path(kind: str, starts: tuple[int, ...]) -> None:
+    served = Served(kind)
+    rows = [prompt(length, seed) for seed, length in enumerate((9, 31, 18))][: len(starts)]
+    for start, ids in zip(starts, rows, strict=True):
+        served.read(ids, start)
+    step = StaticStep(served.embedding, served.decoder, served.keys, served.values, 4, 64, flash=False)
+    for number in range(5):
+        tokens = [(7 * number + 11 * row) % 97 for row in range(len(rows))]
+        step.feed(tokens, starts, [len(ids) for ids in rows])
+        rows = [torch.cat((ids, torch.tensor([token]))) for ids, token in zip(rows, tokens, strict=True)]
+        step()
+        for ids, found in zip(rows, step.logits, strict=False):
+            assert (found - full_logits(served.plain, ids)).abs().max() < TOLERANCE
+
+
+def test_a_static_step_is_its_own_successor() -> None:
+    served, ids = Served(), prompt(12, 3)
+    first = served.read(ids, 0)
+    step = StaticStep(served.embedding, served.decoder, served.keys, served.values, 2, 64, flash=False)
+    step.feed([first], [0], [12])
+    found = [first]
+    for _ in range(9):
+        step()
+        found.append(int(step.chosen[0]))
+    assert found == greedy_alone(served.plain, ids, 10)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_any_order_of_coming_and_leaving_says_what_single_runs_say(ahead: bool) -> None:
+    served, rng = Served(), random.Random(5)
+    graphs, free = served.graphs(ahead), [0, 100, 200, 300]
+    prompts = [prompt(rng.choice((10, 10, 25)), seed) for seed in range(6)]
+    alone = [greedy_alone(served.plain, ids, 40) for ids in prompts]
+    assert len({tuple(said) for said in alone}) == len(alone)
+    running: list[tuple[int, int, list[int], int]] = []  # prompt, start, said, how many it will say
+    finished = recorded_steps = 0
+    while finished < 60:
+        if free and (not running or rng.random() < 0.4):
+            number, start = rng.randrange(len(prompts)), free.pop(rng.randrange(len(free)))
+            graphs.changed(start)
+            running.append((number, start, [served.read(prompts[number], start)], rng.choice((1, 3, 20, 40))))
+        lengths = tuple(len(prompts[number]) + len(said) - 1 for number, _, said, _ in running)
+        starts = tuple(start for _, start, _, _ in running)
+        batch = Batch(tuple(said[-1] for _, _, said, _ in running), starts, lengths, (ROOM,) * len(running))
+        if recorded := graphs.find(batch):
+            recorded_steps += 1
+            if rng.random() < 0.2:
+                ids = graphs.logits(recorded, batch).argmax(-1).tolist()
+            else:
+                ids = graphs.greedy(recorded, batch)
+        else:
+            step = StaticStep(served.embedding, served.decoder, served.keys, served.values, len(running), 64, False)
+            step.feed(batch.tokens, batch.starts, batch.lengths)
+            step()
+            ids = step.chosen.tolist()
+        for (_, _, said, _), token in zip(running, ids, strict=True):
+            said.append(token)
+        for ended in [row for row in running if len(row[2]) >= row[3]]:
+            assert ended[2][: ended[3]] == alone[ended[0]][: ended[3]]
+            running.remove(ended)
+            free.append(ended[1])
+            finished += 1
+    assert recorded_steps > 100
+
+
+def test_what_was_begun_for_one_sequence_is_never_given_to_another() -> None:
+    served, twin = Served(), prompt(10, 0)
+    graphs, (first, second) = served.graphs(ahead=True), greedy_alone(served.plain, twin, 2)
+    for seed in range(1, 3000):  # a prompt that begins its answer with the same token and goes on with another
+        other = prompt(10, seed)
+        if served.read(other, 0) == first and greedy_alone(served.plain, other, 2)[1] != second:
+            break
+    expected = greedy_alone(served.plain, other, 2)
+    assert (expected[0], expected[1] != second) == (first, True)
+    served.read(twin, 0)
+    batch = Batch((first,), (0,), (10,), (ROOM,))
+    for _ in range(RECORD_AFTER + 1):
+        recorded = graphs.find(batch)
+    assert recorded
+    before = Batch((int(twin[-1]),), (0,), (9,), (ROOM,))
+    assert graphs.greedy(recorded, before) == [first]  # and the step after it is begun
+    graphs.changed(0)
+    served.read(other, 0)
+    assert graphs.greedy(recorded, batch) == expected[1:]
+
+
+def test_a_short_answer_is_not_worth_recording_and_too_many_rows_are_not_recorded() -> None:
+    served = Served()
+    graphs, few = served.graphs(ahead=False), Batch((1,), (0,), (5,), (ROOM,))
+    assert [graphs.find(few) is None for _ in range(RECORD_AFTER + 2)] == [True] * RECORD_AFTER + [False] * 2
+    many = Batch((1,) * 65, (0,) * 65, (5,) * 65, (ROOM,) * 65)
+    assert all(graphs.find(many) is None for _ in range(RECORD_AFTER + 2))
+
+
+def test_no_step_is_begun_that_would_write_behind_a_row_s_room() -> None:
+    served, ids = Served(), prompt(10, 4)
+    first, graphs = served.read(ids, 100), served.graphs(ahead=True)
+    batch = Batch((first,), (100,), (10,), (11,))  # room for this token, not for the next
+    for _ in range(RECORD_AFTER + 1):
+        recorded = graphs.find(batch)
+    assert recorded
+    graphs.greedy(recorded, batch)
+    assert served.keys[0][110].isfinite().all()
+    assert served.keys[0][111].isnan().all()
+
+
+def test_a_row_of_broken_numbers_says_no_token_and_its_neighbour_goes_on() -> None:
+    served, ids = Served(), prompt(10, 4)
+    first = served.read(ids, 0)
+    served.read(ids, 100)
+    served.values[0][103] = torch.nan
+    step = StaticStep(served.embedding, served.decoder, served.keys, served.values, 2, 64, flash=False)
+    step.feed([first, first], [0, 100], [10, 10])
+    step()
+    assert step.chosen.tolist() == [greedy_alone(served.plain, ids, 2)[1], NO_TOKEN]
