@@ -24,6 +24,8 @@ BATCH = {
     "batch",
     *(f"batch.{name}" for name in ("index", "lines", "output", "pipeline", "progress", "records", "rows", "run")),
 }
+TALK = {"messages", "inputs", "render", "settings"} | PLAIN
+SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
 RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
 TENSORS = {
     "engine.graphs",
@@ -44,12 +46,29 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": PLAIN,
     "messages": {"settings"} | PLAIN,
     "render": PLAIN,
+    "chat": set(),
+    "chat.conversation": PLAIN,
+    "chat.opening": PLAIN,
+    "chat.store": PLAIN,
+    "chat.attach": {"chat.conversation", "media.fetch", "media.image"} | TALK,
+    "chat.room": {"chat.conversation"} | PLAIN,
+    "chat.session": {f"chat.{name}" for name in ("attach", "conversation", "opening", "room", "store")} | TALK,
+    "chat.stages": {"chat.session"} | TALK,
+    **{f"chat.slash_{name}": SLASH for name in ("media", "model", "files")},
+    "chat.slash": {"chat"} | {f"chat.slash_{name}" for name in ("media", "model", "files")} | SLASH,
+    "chat.complete": {"chat.slash", "chat.slash_model"} | PLAIN,
+    "chat.lines": {"chat.session", "chat.slash"} | PLAIN,
+    "chat.editor": {"chat.complete", "chat.slash", "chat.store"} | PLAIN,
+    "chat.terminal": {f"chat.{name}" for name in ("editor", "session", "slash", "slash_media", "stages")} | TALK,
     "commands": set(),
     "commands.options": PLAIN,
     "commands.output": PLAIN,
     "commands.describe": COMMAND | {"inputs"},
     "commands.batch": COMMAND | {"inputs", "batch.report"} | BATCH,
     **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "settings", "render"} | PLAIN),
+    "commands.chat": COMMAND
+    | {"chat"}
+    | {f"chat.{name}" for name in ("attach", "lines", "opening", "session", "stages", "store", "terminal")},
     "commands.bench": COMMAND | {"engine.probe"},
     "media": set(),
     **dict.fromkeys(MEDIA - {"media"}, MEDIA | PLAIN),
@@ -98,8 +117,9 @@ TORCH_ALLOWED = TENSORS | {"engine.probe"}
 HEAVY = {"torch", "transformers", "safetensors"}
 # packages that only some modules may import, wherever the import stands
 RESERVED = {
-    "typer": {"app", "commands.options", "commands.describe", "commands.batch", "commands.bench"},
+    "typer": {"app", *(f"commands.{name}" for name in ("options", "describe", "chat", "batch", "bench"))},
     "rich": set[str](),
+    "prompt_toolkit": {"chat.editor"},
     "numpy": {"engine.preprocess"},
     "PIL": {"engine.preprocess", "engine.prepare", "media.image"},
     "requests": {"media.pinned", "media.web"},

@@ -15,6 +15,7 @@ from valley_cli.errors import UsageError
 
 COMMANDS = {
     "describe": "Say what is in one or more pictures.",
+    "chat": "Talk about pictures.",
     "batch": "Answer many requests: JSON lines in and out.",
     "bench": "Measure a model on this machine.",
 }

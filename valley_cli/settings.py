@@ -44,6 +44,7 @@ class Settings:
     verbose: bool = False
     debug: bool = False
     no_color: bool = False
+    editing_mode: Literal["emacs", "vi"] = "emacs"
     max_image_bytes: int = MediaLimits.max_image_bytes
     max_image_pixels: int = MediaLimits.max_image_pixels
     max_redirects: int = MediaLimits.max_redirects
@@ -109,6 +110,7 @@ ANSWER_KEYS = (
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "flavour": ("hf", "github"),
+    "editing_mode": ("emacs", "vi"),
 }
 
 

@@ -6,8 +6,8 @@ from valley_cli.engine.base import Engine, EngineOptions
 from valley_cli.errors import UsageError
 
 
-def open_engine(options: EngineOptions) -> Engine:
-    """An engine for ``options.model``; the model itself is loaded when it is first needed.
+def open_engine(options: EngineOptions, *, start: bool = False) -> Engine:
+    """An engine for ``options.model``; the model itself is loaded when it is first needed, with ``start`` from now on.
 
     Raises ModelError for models that cannot be found, UsageError for engines that do not exist.
     """
@@ -15,4 +15,7 @@ def open_engine(options: EngineOptions) -> Engine:
         raise UsageError(f"unknown engine {options.engine!r}", "give --engine local")
     from valley_cli.engine.local import open_local
 
-    return open_local(options)
+    engine = open_local(options)
+    if start:
+        engine.start()
+    return engine

@@ -1,0 +1,1 @@
+"""``valley chat`` without its terminal: the conversation as a value, what is attached, files, and the / commands."""

@@ -1,0 +1,60 @@
+"""/image, /video, /detach and dropped files."""
+
+from __future__ import annotations
+
+from valley_cli.chat.attach import split_words
+from valley_cli.chat.conversation import Attachment
+from valley_cli.chat.session import Session
+from valley_cli.engine.base import FrameSelection
+from valley_cli.errors import UsageError
+from valley_cli.messages import Kind
+
+
+def attach(
+    session: Session, words: list[str], kind: Kind | None = None, selection: FrameSelection | None = None
+) -> None:
+    """Attach what ``words`` name to the next question. Raises SourceError; then nothing is attached."""
+    found = session.attacher.open(words, kind, selection)
+    session.conversation = session.conversation.attached(found)
+    if not session.renderer.quiet:
+        session.tell("\n".join(label(item) for item in found))
+
+
+def label(item: Attachment) -> str:
+    """An attachment on a line."""
+    kind = "clip" if item.source.kind == "video" else "picture"
+    gone = "" if item.held else " (gone: the model does not see it)"
+    return f"[{kind} {item.name}]{gone}"
+
+
+def image(session: Session, rest: str) -> None:
+    """/image SRC..."""
+    if not rest:
+        raise UsageError("/image needs a picture", "/image photo.jpg")
+    attach(session, split_words(rest), "image")
+
+
+def video(session: Session, rest: str) -> None:
+    """/video SRC..."""
+    if not rest:
+        raise UsageError("/video needs a clip", "/video clip.mp4")
+    attach(session, split_words(rest), "video")
+
+
+def detach(session: Session, rest: str) -> None:
+    """/detach: what waits for the next question; with names, those, wherever they are; ``all``: everything."""
+    conversation = session.conversation
+    names = split_words(rest) if rest else []
+    if not rest:
+        gone = conversation.pending
+    elif names == ["all"]:
+        gone = conversation.attachments
+    else:
+        gone = tuple(item for item in conversation.attachments if item.name in names)
+    if not gone:
+        attached = ", ".join(item.name for item in conversation.attachments)
+        hint = f"attached to earlier questions: {attached}" if attached else None
+        raise UsageError("nothing waits for the next question" if not rest else f"nothing attached is {rest}", hint)
+    session.conversation = conversation.without(gone)
+    session.save()
+    session.tell(f"let go: {', '.join(item.name for item in gone)}")

@@ -1,0 +1,37 @@
+"""What is going on, where it can be seen: on the status line, or below the input line while somebody types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from valley_cli.chat.session import Session
+from valley_cli.engine.base import Stage
+from valley_cli.render import StatusLine, stage_text
+
+
+class Stages:
+    """Where the engine's stages are shown: on the status line, or below the input line while somebody types."""
+
+    def __init__(self, status: StatusLine) -> None:
+        self.status = status
+        self.refresh: Callable[[], None] | None = None  # set while somebody types
+        self.current: Stage | None = None
+
+    def __call__(self, stage: Stage) -> None:
+        if self.refresh:
+            self.current = None if stage.total and stage.done >= stage.total else stage
+            self.refresh()
+        else:
+            self.status.stage(stage)
+
+
+def bar(session: Session, stages: Stages) -> str:
+    """The line below the input: what is loading; then the model, and how full its context is."""
+    engine = session.opening.engine
+    if stages.current:
+        return stage_text(stages.current)
+    if engine is None:
+        return "starting ..."
+    used = session.done.usage if session.done else None
+    context = f" · {used.prompt_tokens + used.completion_tokens} of {session.context_tokens} tokens" if used else ""
+    return f"{engine.name}{context}"

@@ -1,0 +1,81 @@
+"""A chat on a terminal: the line editor, what is shown while the model loads, and Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from valley_cli.chat.editor import PROMPT, Editor
+from valley_cli.chat.session import Session
+from valley_cli.chat.slash import attempt
+from valley_cli.chat.slash_media import label
+from valley_cli.chat.stages import Stages, bar
+from valley_cli.render import safe_text, wants_colour
+
+GREETING = "/help lists the commands; Ctrl-D leaves."
+UNANSWERED = "(not answered; /regen asks again)"
+LAST_WORDS = 300  # characters of the last answer shown when a conversation is taken up again
+
+
+def converse(session: Session, stages: Stages, history: Path) -> int:
+    """Read and answer until the user leaves; the exit code. Raises ValleyError if there is no engine to talk to."""
+    editor = Editor(
+        history,
+        bar=lambda: bar(session, stages),
+        attached=lambda: [item.name for item in session.conversation.attachments],
+        on_shown=lambda: session.opening.start(),  # not before: imports would keep the line from being drawn
+        colour=wants_colour(session.renderer.err, session.settings.no_color),
+    )
+    session.confirm, session.read_block = editor.confirm, editor.read_block
+    session.opening.on_end = lambda: _opened(session, editor, stages)
+    _recall(session)
+    while True:
+        draft, session.draft = session.draft, ""
+        stages.refresh = editor.refresh
+        try:
+            line = editor.read(_prompt(session), draft, vi=session.settings.editing_mode == "vi")
+        except EOFError:
+            return 0
+        finally:
+            stages.refresh = None
+        if not _attempt(session, line):
+            return 0
+
+
+def _attempt(session: Session, line: str) -> bool:
+    """Whether the conversation goes on after ``line``; Ctrl-C ends only what it led to."""
+    try:
+        goes_on = attempt(session, line)
+    except KeyboardInterrupt:
+        session.tell("(stopped)")
+        goes_on = True
+    if goes_on and session.conversation.last and not session.conversation.is_answered:
+        session.tell(UNANSWERED)
+    return goes_on
+
+
+def _opened(session: Session, editor: Editor, stages: Stages) -> None:
+    stages.current = None if session.opening.error else stages.current
+    if session.opening.error:
+        editor.fail(session.opening.error)
+    else:
+        editor.refresh()
+
+
+def _prompt(session: Session) -> str:
+    n = len(session.conversation.pending)
+    return f"[{n} attached] {PROMPT}" if n else PROMPT
+
+
+def _recall(session: Session) -> None:
+    """Where a conversation that is taken up again had come to, or how to begin one."""
+    last = session.conversation.last
+    if session.renderer.quiet:
+        return
+    if last is None:
+        session.tell("\n".join([GREETING, *map(label, session.conversation.pending)]))
+        return
+    answer = last.answer if last.answer is not None else UNANSWERED
+    shown = answer if len(answer) <= LAST_WORDS else f"... {answer[-LAST_WORDS:]}"
+    session.tell(
+        safe_text(f"going on after {len(session.conversation.exchanges)} questions\n> {last.question}\n{shown}")
+    )

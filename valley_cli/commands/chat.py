@@ -1,0 +1,125 @@
+"""``valley chat [SOURCE...]``: a conversation about pictures and clips."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from valley_cli.chat import lines
+from valley_cli.chat.attach import Attacher, sources_of_file
+from valley_cli.chat.opening import Opening
+from valley_cli.chat.session import Session
+from valley_cli.chat.stages import Stages
+from valley_cli.chat.store import Autosave, last_saved, read_json, state_folder
+from valley_cli.commands import options as opt
+from valley_cli.engine import open_engine
+from valley_cli.errors import UsageError
+from valley_cli.render import Renderer, StatusLine
+from valley_cli.settings import Settings, load_settings, override
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SOURCE]...", help="Pictures and clips for the first question.", show_default=False),
+]
+Continue = Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")]
+
+
+@app.command()
+def chat(
+    sources: Sources = None,
+    resume: Continue = False,
+    model: opt.Model = None,
+    system: opt.System = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    temperature: opt.Temperature = None,
+    top_p: opt.TopP = None,
+    top_k: opt.TopK = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    stop: opt.Stop = None,
+    min_pixels: opt.MinPixels = None,
+    max_pixels: opt.MaxPixels = None,
+    think: opt.Think = None,
+    flavour: opt.Flavour = None,
+    exact: opt.Exact = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = None,
+    as_json: opt.Json = None,
+    stats: opt.Stats = None,
+    quiet: opt.Quiet = None,
+    verbose: opt.Verbose = None,
+    no_color: opt.NoColor = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Talk with the model about pictures and clips; /help lists the commands.
+
+    Without a terminal: a question a line on stdin, the answers on stdout.
+    """
+    flags = dict(locals())
+    own = {name: flags.pop(name) for name in ("sources", "resume")}
+    settings = load_settings({"json": flags.pop("as_json")} | flags)
+    with opt.early_ends(settings.debug):
+        code = run(settings, **own)
+    if code:
+        raise typer.Exit(code)
+
+
+def run(settings: Settings, sources: list[str] | None, *, resume: bool) -> int:
+    """Attach, take up, converse; the exit code."""
+    if sys.stdin is None:
+        raise UsageError("chat reads its questions from standard input, which is closed", "pipe them in")
+    if "-" in (*(sources or ()), settings.system):
+        raise UsageError("chat reads its questions from standard input, so - cannot be read", "give a file")
+    status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
+    stages = Stages(status)
+    try:
+        session = open_session(settings, stages, resume=resume)
+        session.conversation = session.conversation.attached(session.attacher.open(sources or []))
+        status.clear()
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            session.opening.start()
+            return lines.converse(session, sys.stdin.buffer)
+        from valley_cli.chat import terminal  # the line editor costs 0.1 s
+
+        return terminal.converse(session, stages, state_folder(os.environ) / "history")
+    finally:
+        status.close()
+
+
+def open_session(settings: Settings, stages: Stages, *, resume: bool) -> Session:
+    """A new conversation, or the one that was saved last; its engine is opened when that is asked for."""
+    folder = state_folder(os.environ) / "chats"
+    path = last_saved(folder) if resume else None
+    if resume and path is None:
+        raise UsageError("there is no conversation to go on with", "valley chat begins one")
+
+    limits = settings.engine_options().limits
+    session = Session(
+        settings=settings,
+        opening=Opening(lambda: open_engine(session.settings.engine_options(stages), start=True)),
+        renderer=Renderer(sys.stdout, stages.status, settings.json, settings.stats, settings.quiet, settings.no_color),
+        attacher=Attacher(limits, stages),
+        autosave=Autosave(folder, path),
+        reopen=lambda settings: Opening(lambda: open_engine(settings.engine_options(stages))),
+    )
+    if path is not None:
+        take_up(session, str(path))
+    if settings.system is not None:
+        system = opt.read_text(settings.system, "--system")
+        session.conversation = replace(session.conversation, system=system)
+    return session
+
+
+def take_up(session: Session, path: str) -> None:
+    """Go on with a saved conversation, with its model unless another was asked for."""
+    transcript = session.take_up(read_json(path), path, sources_of_file(path, session.attacher.limits, typed=True))
+    if transcript.model and "model" not in session.settings.origins:
+        session.settings = override(session.settings, {"model": transcript.model}, lambda name: f"{path}: {name}")
