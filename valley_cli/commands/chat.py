@@ -25,7 +25,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SOURCE]...", help="Pictures and clips for the first question.", show_default=False),
+    typer.Argument(metavar="SOURCE", help="Pictures and clips for the first question.", show_default=False),
 ]
 Continue = Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")]
 
@@ -85,13 +85,21 @@ def run(settings: Settings, sources: list[str] | None, *, resume: bool) -> int:
         session.conversation = session.conversation.attached(session.attacher.open(sources or []))
         status.clear()
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            session.opening.start()
-            return lines.converse(session, sys.stdin.buffer)
+            return over_lines(session)
         from valley_cli.chat import terminal  # the line editor costs 0.1 s
 
         return terminal.converse(session, stages, state_folder(os.environ) / "history")
     finally:
         status.close()
+
+
+def over_lines(session: Session) -> int:
+    """Lines in, answers out; the exit code."""
+    session.opening.start()
+    code = lines.converse(session, sys.stdin.buffer)
+    if engine := session.opening.engine:
+        engine.close()
+    return code
 
 
 def open_session(settings: Settings, stages: Stages, *, resume: bool) -> Session:
