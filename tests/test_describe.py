@@ -18,7 +18,7 @@ import pytest
 from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, inside
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from tests.servers import Server, send
-from valley_cli.commands.describe import show_answer
+from valley_cli.commands.answering import show_answer
 from valley_cli.engine.base import Cost, Event, Request, TextDelta
 from valley_cli.errors import DeviceError
 from valley_cli.render import Renderer, StatusLine
@@ -234,7 +234,7 @@ def test_an_error_in_the_middle_of_an_answer_stands_on_its_own_line() -> None:
     out = io.StringIO()
     renderer = Renderer(out, StatusLine(io.StringIO()), err=io.StringIO())
     with pytest.raises(DeviceError):
-        show_answer(Failing(), Request(()), renderer, ["a.png"], each=False)
+        show_answer(Failing(), Request(()), renderer, ["a.png"])
     assert out.getvalue() == "A red\n"
 
 

@@ -13,6 +13,8 @@ PACKAGE = ROOT / "valley_cli"
 EVERYWHERE = {"", "errors", "text"}
 PLAIN = EVERYWHERE | {"engine.base", "engine.registry"}
 MEDIA = {"media", "media.address", "media.cache", "media.fetch", "media.image", "media.pinned", "media.web"}
+VIDEO = {"media.video", "media.video_sheet", "media.video_child", "media.video_reader", "media.video_select"}
+DECODING = {f"media.video_{name}" for name in ("av", "decord", "pillow", "select", "types", "worker")}  # in the child
 CONFIG = {"engine.models.config"}
 FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
 MODELS = {
@@ -63,15 +65,24 @@ ALLOWED: dict[str, set[str]] = {
     "commands": set(),
     "commands.options": PLAIN,
     "commands.output": PLAIN,
-    "commands.describe": COMMAND | {"inputs"},
     "commands.batch": COMMAND | {"inputs", "batch.report"} | BATCH,
     **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "settings", "render"} | PLAIN),
     "commands.chat": COMMAND
     | {"chat"}
     | {f"chat.{name}" for name in ("attach", "lines", "opening", "session", "stages", "store", "terminal")},
+    "commands.answering": COMMAND,
+    "commands.describe": COMMAND | {"commands.answering", "inputs"},
+    "commands.clips": COMMAND | MEDIA | VIDEO,
+    "commands.pictures_out": COMMAND | MEDIA | VIDEO,
+    "commands.video": COMMAND
+    | {"commands.answering", "commands.clips", "commands.pictures_out", "inputs"}
+    | MEDIA
+    | VIDEO,
     "commands.bench": COMMAND | {"engine.probe"},
     "media": set(),
     **dict.fromkeys(MEDIA - {"media"}, MEDIA | PLAIN),
+    **dict.fromkeys(DECODING, {"media"} | DECODING | PLAIN),
+    **dict.fromkeys(VIDEO, MEDIA | VIDEO | PLAIN),
     "engine": {"engine.local"} | PLAIN,
     "engine.base": set(),
     "engine.registry": {"engine.base"},
@@ -89,7 +100,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine.prompt": {"engine.tokenizer"} | PLAIN,
     "engine.preprocess": {"engine", "engine.geometry"} | PLAIN,
     "engine.checkpoint": {"engine.tensorfiles"} | FILES | PLAIN,
-    "engine.prepare": {"engine"} | FILES | MEDIA | PLAIN,
+    "engine.reading": MEDIA | VIDEO | PLAIN,
+    "engine.prepare": {"engine", "engine.reading"} | FILES | PLAIN,
     "engine.probe": {"engine.checkpoint"} | PLAIN,
     **dict.fromkeys(RUNNING, RUNNING | PLAIN),
     **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
@@ -117,11 +129,7 @@ TORCH_ALLOWED = TENSORS | {"engine.probe"}
 HEAVY = {"torch", "transformers", "safetensors"}
 # packages that only some modules may import, wherever the import stands
 RESERVED = {
-    "typer": {"app", *(f"commands.{name}" for name in ("options", "describe", "chat", "batch", "bench"))},
-    "rich": set[str](),
-    "prompt_toolkit": {"chat.editor"},
-    "numpy": {"engine.preprocess"},
-    "PIL": {"engine.preprocess", "engine.prepare", "media.image"},
+    "typer": {"app"} | {f"commands.{name}" for name in ("options", "describe", "video", "chat", "batch", "bench")},
     "requests": {"media.pinned", "media.web"},
     "huggingface_hub": {"engine.hub", "engine.hub_errors", "engine.shards", "engine.download"},
 }

@@ -1,9 +1,12 @@
-"""``python -m training.make_examples FOLDER``: the pictures of the README's commands, drawn by the world's code."""
+"""``python -m training.make_examples FOLDER``: the pictures and the clip of the README, drawn by the world's code."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+
+import av
 
 from training.world import BACKGROUNDS, COLOURS, PLACES, Scene, Thing, draw
 
@@ -42,6 +45,27 @@ def examples() -> dict[str, Scene]:
     }
 
 
+def moving(words: str, background: str, n_frames: int = 24) -> list[Scene]:
+    """``words`` like "large red circle" going from left to right."""
+    empty = scene(background, "plain", {}, (224, 168))
+    placed = thing(empty, words, "left", 0.21)
+    scenes = []
+    for number in range(n_frames):
+        x = placed.radius + (0.06 + 0.88 * number / (n_frames - 1)) * (empty.width - 2 * placed.radius)
+        scenes.append(replace(empty, things=(replace(placed, x=x),)))
+    return scenes
+
+
+def write_clip(scenes: list[Scene], path: Path, rate: int = 8) -> None:
+    """H.264 in MP4, ``rate`` frames a second."""
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = scenes[0].width, scenes[0].height, "yuv420p"
+        for one in scenes:
+            container.mux(stream.encode(av.VideoFrame.from_image(draw(one).image)))
+        container.mux(stream.encode(None))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.make_examples", description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -49,6 +73,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     for name, drawn in examples().items():
         draw(drawn).image.save(args.folder / name, optimize=True)
+    write_clip(moving("large red circle", "white"), args.folder / "moving.mp4")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from valley_cli.errors import UsageError
 COMMANDS = {
     "describe": "Say what is in one or more pictures.",
     "chat": "Talk about pictures.",
+    "video": "Say what happens in a clip.",
     "batch": "Answer many requests: JSON lines in and out.",
     "bench": "Measure a model on this machine.",
 }

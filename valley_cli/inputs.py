@@ -11,15 +11,16 @@ import difflib
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import BinaryIO, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
-from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, printable_url, sniff
+from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, moves, printable, printable_url, sniff
 
 __all__ = ["expand_sources", "printable", "printable_url"]
 
@@ -40,17 +41,65 @@ def expand_sources(
     kind: Kind = "image",
     limits: MediaLimits = MediaLimits(),  # noqa: B008 - frozen
 ) -> tuple[Media, ...]:
-    """One handle per picture, in the order of ``args``; folders and globs become many, in natural order.
+    """One handle per picture or clip, in the order of ``args``; folders and globs become many, in natural order.
 
-    Relative paths start at ``base_dir``. ``stdin`` is what ``-`` reads, once and at once. ``typed`` is passed on to
-    the handles. Files and URLs are not opened, but for the first bytes of files in a folder. Raises ``SourceError``
-    for what is not there, ``RefusedError`` above the byte limit, ``UsageError`` for a second ``-``.
+    ``kind`` "video": pictures that stand still are the frames of a clip; those of one folder or glob, or named one
+    after the other, are one clip. Relative paths start at ``base_dir``. ``stdin`` is what ``-`` reads, once and at
+    once (a clip: when it is opened). ``typed`` is passed on to the handles. Files and URLs are not opened, but for the
+    first bytes of files in a folder and of frames. Raises ``SourceError`` for what is not there, ``RefusedError``
+    above the byte limit, ``UsageError`` for a second ``-``.
     """
     if list(args).count("-") > 1:
         raise UsageError("standard input (-) can be read only once")
     limit = limits.max_video_bytes if kind == "video" else limits.max_image_bytes
     sources = _Sources(stdin, typed, base_dir, kind, limit)
-    return tuple(media for arg in args for media in sources.expand(arg))
+    if kind == "image":
+        return tuple(media for arg in args for media in sources.expand(arg))
+    return gather_clips([(arg, tuple(sources.expand(arg))) for arg in args])
+
+
+def gather_clips(expanded: Sequence[tuple[str, tuple[Media, ...]]]) -> tuple[Media, ...]:
+    """(argument, its files) -> clips; the pictures of an argument, and arguments that are pictures, become one.
+
+    Raises SourceError for clips and pictures in one folder or glob.
+    """
+    clips: list[Media] = []
+    loose: list[Media] = []  # pictures named one by one
+    for arg, files in expanded:
+        still = [media for media in files if _stands_still(media)]
+        if len(files) == 1 and still:
+            loose += still
+            continue
+        clips += _frames_as_clip(loose)
+        loose = []
+        if still and len(still) < len(files):
+            hint = "name the ones you mean with a quoted pattern, such as 'FOLDER/*.png'"
+            raise SourceError(_shown(arg), "holds both clips and pictures", hint)
+        clips += [Media(_shown(arg), "video", typed=files[0].typed, frames=_as_pictures(still))] if still else files
+    return tuple(clips + _frames_as_clip(loose))
+
+
+def _frames_as_clip(pictures: list[Media]) -> list[Media]:
+    if len(pictures) < 2:
+        return list(pictures)  # opening it will say that it is no clip
+    name = f"{pictures[0].name} ... {pictures[-1].name}"
+    return [Media(name, "video", typed=pictures[0].typed, frames=_as_pictures(pictures))]
+
+
+def _as_pictures(media: list[Media]) -> tuple[Media, ...]:
+    return tuple(replace(picture, kind="image") for picture in media)
+
+
+def _stands_still(media: Media) -> bool:
+    """True for a file or data that begins as a picture of one frame does; what cannot be read now is no picture."""
+    head = media.data
+    if media.path is not None and os.path.isfile(media.path):
+        try:
+            with open(media.path, "rb") as file:
+                head = file.read(SNIFF_BYTES)
+        except OSError:
+            head = None
+    return head is not None and sniff(head) in PICTURES and not moves(head)
 
 
 @dataclass(frozen=True)
@@ -88,6 +137,8 @@ class _Sources:
             raise SourceError(
                 "-", "standard input is a keyboard, not a picture", "pipe a picture in: valley ... - < FILE"
             )
+        if self.kind == "video" and self.stdin is getattr(sys.stdin, "buffer", None):
+            return self._media("-", path="/dev/stdin")  # gigabytes: read when it is opened, into a file
         try:
             data = self.stdin.read(self.limit + 1)
         except (OSError, ValueError):
@@ -165,15 +216,15 @@ class _Sources:
             yield self._media(shown, path=full)
 
     def _folder(self, full: str, path: str, shown: str) -> Iterator[Media]:
-        """Pictures directly inside, by a look at their first bytes; hidden files are skipped."""
-        wanted = CLIPS if self.kind == "video" else PICTURES
+        """Pictures (or clips too) directly inside, by a look at their first bytes; hidden files are skipped."""
+        wanted = CLIPS | PICTURES if self.kind == "video" else PICTURES
         try:
             with os.scandir(full) as entries:
                 names = [entry.name for entry in entries if entry.name[:1] != "." and _is_wanted(entry, wanted)]
         except OSError as error:
             raise SourceError(_shown(shown), (error.strerror or "cannot be listed").lower()) from None
         if not names:
-            what = "clips" if self.kind == "video" else "pictures"
+            what = "clips or pictures" if self.kind == "video" else "pictures"
             hint = f"subfolders are not searched; try '{_shown(os.path.join(path, '**', '*.jpg'))}'"
             raise SourceError(_shown(shown), f"no {what} in this folder", hint)
         for name in sorted(names, key=_natural):
@@ -192,7 +243,7 @@ class _Sources:
         return RefusedError(
             name,
             f"holds more than the limit of {self.limit / 1e6:,.6g} MB",
-            "use a smaller picture, or raise VALLEY_MAX_IMAGE_BYTES",
+            f"use a smaller one, or raise VALLEY_MAX_{self.kind.upper()}_BYTES",
         )
 
 

@@ -50,6 +50,10 @@ class Settings:
     max_redirects: int = MediaLimits.max_redirects
     connect_timeout: float = MediaLimits.connect_timeout_s
     image_timeout: float = MediaLimits.image_timeout_s
+    max_video_bytes: int = MediaLimits.max_video_bytes
+    video_timeout: float = MediaLimits.video_timeout_s
+    clip_timeout: float = MediaLimits.clip_timeout_s
+    max_clip_pixels: int = MediaLimits.max_clip_pixels
     retries: int = MediaLimits.retries
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,6 +75,10 @@ class Settings:
             max_redirects=self.max_redirects,
             connect_timeout_s=self.connect_timeout,
             image_timeout_s=self.image_timeout,
+            max_video_bytes=self.max_video_bytes,
+            video_timeout_s=self.video_timeout,
+            clip_timeout_s=self.clip_timeout,
+            max_clip_pixels=self.max_clip_pixels,
             retries=self.retries,
         )
         return EngineOptions(
@@ -100,6 +108,10 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "max_redirects": (0, 20),
     "connect_timeout": (0.001, 3600.0),
     "image_timeout": (0.001, 86400.0),
+    "max_video_bytes": (1, 2**50),
+    "video_timeout": (0.001, 86400.0),
+    "clip_timeout": (0.001, 86400.0),
+    "max_clip_pixels": (28 * 28, 2**40),
     "retries": (0, 20),
 }
 # what a row of a batch or a saved conversation may set for its answers

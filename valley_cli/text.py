@@ -52,6 +52,7 @@ def _masked(pair: str) -> str:
 
 PICTURES = frozenset({"jpeg", "png", "webp", "gif", "bmp", "tiff", "heic", "avif"})
 CLIPS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "ts", "mpeg", "flv", "asf"})
+MOVING_PICTURES = frozenset({"gif", "webp", "png", "avif"})  # formats that may hold several frames
 SNIFF_BYTES = 1024  # this many first bytes decide
 
 _MAGIC = (
@@ -102,6 +103,14 @@ def sniff(data: bytes) -> str:
     if head[:1] == b"G" and head[188:189] == b"G":
         return "ts"
     return _sniff_boxes(head) or _sniff_text(head)
+
+
+def moves(data: bytes) -> bool:
+    """True if the first bytes are those of a clip: also an animated picture (every GIF counts as one)."""
+    head, kind = bytes(data[:SNIFF_BYTES]), sniff(data)
+    if kind == "webp":
+        return head[12:16] == b"VP8X" and bool(head[20:21] and head[20] & 2)
+    return kind in CLIPS or kind == "gif" or (kind == "png" and b"acTL" in head) or head[4:12] == b"ftypavis"
 
 
 def _sniff_boxes(head: bytes) -> str | None:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from valley_cli.commands import options as opt
+from valley_cli.commands.answering import (
+    build_request,
+    check_stdin_once,
+    inputs_of,
+    running_engine,
+    show_answer,
+    show_cost,
+)
 from valley_cli.commands.output import open_output
-from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, Event, Media, Message, Request, Stage
-from valley_cli.errors import DeviceError, SourceError, UsageError
+from valley_cli.engine.base import Engine, Event, Media, Request, Stage
+from valley_cli.errors import SourceError
 from valley_cli.inputs import expand_sources
-from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, error_record, say
+from valley_cli.render import Renderer, StatusLine, error_record, say
 from valley_cli.settings import Settings, load_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -82,8 +90,7 @@ def run(
     force: bool,
 ) -> int:
     """Open everything, answer, close everything; the exit code."""
-    if [*sources, prompt, settings.system].count("-") > 1:
-        raise UsageError("- (standard input) can be read only once", "give the others as files")
+    check_stdin_once(sources, prompt, settings.system)
     status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
     status.stage(Stage("reading pictures"))
     with ExitStack() as stack:
@@ -92,22 +99,15 @@ def run(
         media = expand_sources(sources, stdin=sys.stdin.buffer if sys.stdin else None, limits=options.limits)
         question = None if prompt is None else opt.read_text(prompt, "--prompt")
         system = None if settings.system is None else opt.read_text(settings.system, "--system")
-        requests = [build_request(settings, group, question, system) for group in groups(media, each)]
+        requests = [
+            build_request(settings, group, default_question(group) if question is None else question, system)
+            for group in groups(media, each)
+        ]
         out = stack.enter_context(open_output(output, force, inputs_of(media, prompt, settings.system)))
-        engine = open_engine(options)
-        # not on Ctrl-C: closing waits for the step under way, and the process ends at once
-        stack.push(lambda kind, *_: None if kind is KeyboardInterrupt else engine.close())
-        if engine.notice and not settings.quiet:
-            status.clear()
-            say(sys.stderr, f"{engine.notice}\n")
+        engine = stack.enter_context(running_engine(options, status, settings.quiet))
         renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
         codes = [answer_one(engine, request, renderer, each=each, dry_run=dry_run) for request in requests]
     return max(codes)
-
-
-def inputs_of(media: tuple[Media, ...], *texts: str | None) -> list[str | int]:
-    """The files that are read: pictures, @FILEs, and what is on standard input (never written to in any case)."""
-    return [0, *filter(None, (handle.path for handle in media)), *filter(None, map(opt.prompt_file, texts))]
 
 
 def groups(media: tuple[Media, ...], each: bool) -> list[tuple[Media, ...]]:
@@ -115,20 +115,9 @@ def groups(media: tuple[Media, ...], each: bool) -> list[tuple[Media, ...]]:
     return [(handle,) for handle in media] if each else [media]
 
 
-def build_request(settings: Settings, media: tuple[Media, ...], question: str | None, system: str | None) -> Request:
-    """One question about ``media``."""
-    text = question if question is not None else (ONE if len(media) == 1 else SEVERAL)
-    opening = () if system is None else (Message("system", system),)
-    return Request(
-        messages=(*opening, Message("user", text)),
-        images=media,
-        sampling=settings.sampling(),
-        think=settings.think,
-        flavour=settings.flavour,
-        exact=settings.exact,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-    )
+def default_question(media: tuple[Media, ...]) -> str:
+    """What is asked where no -p is given."""
+    return ONE if len(media) == 1 else SEVERAL
 
 
 def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bool, dry_run: bool) -> int:
@@ -138,7 +127,7 @@ def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bo
         if dry_run:
             show_cost(engine, request, renderer)
         else:
-            show_answer(engine, request, renderer, names, each)
+            show_answer(engine, request, renderer, names, partial(headed, names, renderer) if each else None)
     except SourceError as error:
         if not each:
             raise
@@ -147,22 +136,7 @@ def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bo
     return 0
 
 
-def show_answer(engine: Engine, request: Request, renderer: Renderer, names: list[str], each: bool) -> None:
-    """Stream one answer. Ctrl-C keeps what was said; an error stands on a line of its own."""
-    answer = Answer()
-    with closing(engine.generate(request)) as events:
-        try:
-            renderer.show(headed(events, names, renderer) if each else events, answer)
-        except KeyboardInterrupt:
-            renderer.finish(answer, names, engine)
-            raise
-        except DeviceError:
-            renderer.end_line(answer)
-            raise
-    renderer.finish(answer, names, engine)
-
-
-def headed(events: Iterator[Event], names: list[str], renderer: Renderer) -> Iterator[Event]:
+def headed(names: list[str], renderer: Renderer, events: Iterator[Event]) -> Iterator[Event]:
     """The same events; the picture's name is printed in front of the first."""
     first = next(events, None)
     if first is None:
@@ -172,16 +146,6 @@ def headed(events: Iterator[Event], names: list[str], renderer: Renderer) -> Ite
         renderer.write(f"==> {', '.join(names)} <==\n")
     yield first
     yield from events
-
-
-def show_cost(engine: Engine, request: Request, renderer: Renderer) -> None:
-    """What the request would take, as a table or JSON."""
-    cost = engine.measure(request)
-    renderer.status.clear()
-    if renderer.as_json:
-        renderer.write_json(cost_record(cost))
-    else:
-        renderer.write(cost_table(cost) + "\n")
 
 
 def report_unreadable(error: SourceError, renderer: Renderer, names: list[str]) -> None:

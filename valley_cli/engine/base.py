@@ -28,6 +28,8 @@ class MediaLimits:
     connect_timeout_s: float = 5.0
     image_timeout_s: float = 60.0
     video_timeout_s: float = 600.0
+    clip_timeout_s: float = 300.0  # to decode a clip's frames, once it is here
+    max_clip_pixels: int = 160_000_000  # of all frames of a clip together; beyond, they are kept smaller
     retries: int = 2
     backoff_s: float = 0.5  # before the first retry; doubles each time
 
@@ -38,6 +40,7 @@ class FrameSelection:
 
     Default: ``frames`` of them, uniform as published (``linspace(0, n-1, frames)`` truncated), between ``start_s`` and
     ``end_s``. ``fps``: so many a second instead, at most ``max_frames``. ``at_s``: exactly these moments.
+    ``frame_rate``: frames a second of a clip that is given as its pictures.
     """
 
     frames: int = 8
@@ -46,6 +49,7 @@ class FrameSelection:
     start_s: float | None = None
     end_s: float | None = None
     at_s: tuple[float, ...] = ()
+    frame_rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Media:
 
     ``name`` is safe to print (credentials and control characters removed). Exactly one of ``path``, ``url``, ``data``
     and ``frames`` (a clip that is given as its pictures) is set. ``typed`` is true for sources a person typed: only
-    those may reach private addresses. ``selection``: of a clip; None is the published one.
+    those may reach private addresses. ``selection``: of a clip; None is the published one. ``size_wh``: of a picture,
+    in pixels, where it is known; then ``Engine.measure`` does not open it.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Media:
     typed: bool = True
     frames: tuple[Media, ...] = ()
     selection: FrameSelection | None = None
+    size_wh: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

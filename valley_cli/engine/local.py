@@ -171,7 +171,7 @@ class LocalEngine:
     def measure(self, request: Request) -> Cost:
         """See ``Engine.measure``. Nothing is loaded; memory is what the weights and the cache would take."""
         request = self._preparer.with_defaults(request)
-        layout = self._preparer.layout(request)
+        layout = self._preparer.layout(request, pixels=False)
         text = self.files.config.text
         max_new_tokens = max(answer_room(layout, request, self.files), 0)
         value_bytes = probe.value_bytes(self.options.device, self.options.dtype, self.files)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from PIL.Image import Image
-
 from valley_cli.engine import geometry
-from valley_cli.engine.base import Media, MediaLimits, Message, PictureCost, Request, Stage
+from valley_cli.engine.base import MediaLimits, Message, PictureCost, Request, Stage
 from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.preprocess import (
     GITHUB_MAX_IMAGES,
@@ -24,11 +19,10 @@ from valley_cli.engine.preprocess import (
     preprocess,
 )
 from valley_cli.engine.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
+from valley_cli.engine.reading import Effort, MediaReader, Reading, Source
 from valley_cli.engine.registry import ModelInfo
 from valley_cli.errors import PromptError, UsageError
-from valley_cli.media.cache import MediaCache, never, source_key
-from valley_cli.media.fetch import read_bytes
-from valley_cli.media.image import open_image
+from valley_cli.media.cache import MediaCache
 
 MAX_PART_CHARACTERS = 50_000  # a turn longer than this raises in the published code
 
@@ -37,7 +31,7 @@ MAX_PART_CHARACTERS = 50_000  # a turn longer than this raises in the published 
 class Layout:
     """A request's pictures in the order of their placeholders, and the prompt around them."""
 
-    images: tuple[tuple[str, Image], ...]  # (printable name, RGB picture)
+    images: tuple[Source, ...]
     prompt: Prompt
     options: PreprocessOptions
     plans: tuple[PicturePlan, ...]
@@ -57,15 +51,6 @@ class Prepared:
     pictures: tuple[Picture, ...]
 
 
-@dataclass
-class Effort:
-    """What reading one request's media has taken, in seconds, and when to give it up."""
-
-    give_up: Callable[[], bool] = never
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-
-
 class Preparer:
     """Holds what stays the same from request to request; safe to use from several threads.
 
@@ -83,35 +68,38 @@ class Preparer:
     ) -> None:
         self.files = files
         self.info = info
-        self.limits = limits
-        self.on_stage = on_stage
-        self._cache = MediaCache(media_cache_bytes)
-        self._decoders = threading.Semaphore(os.cpu_count() or 1)
+        self._media = MediaReader(limits, on_stage, MediaCache(media_cache_bytes))
 
     def prepare(self, layout: Layout, effort: Effort | None = None) -> Prepared:
         """Preprocess the pictures that have a place in the text; others are never encoded."""
         n = len(layout.images)
         used = layout.images[: layout.prompt.n_placeholders]
-        with self._decoding(effort or Effort()):
-            return Prepared(layout, tuple(preprocess(image, n, layout.options) for _, image in used))
+        pictures = []
+        for source in used:
+            image = source.image()  # not in the turn below: it may wait for a turn of its own
+            with self._media.decoding(effort or Effort()):
+                pictures.append(preprocess(image, n, layout.options))
+        return Prepared(layout, tuple(pictures))
 
-    @contextmanager
-    def _decoding(self, effort: Effort) -> Iterator[None]:
-        with self._decoders:
-            begun = time.perf_counter()
-            try:
-                yield
-            finally:
-                effort.decode_s += time.perf_counter() - begun
-
-    def layout(self, request: Request, effort: Effort | None = None) -> Layout:
+    def layout(self, request: Request, effort: Effort | None = None, *, pixels: bool = True) -> Layout:
         """Read the media and build the prompt around them: all that can fail for reasons of the user's.
 
-        ``request`` has its defaults (``with_defaults``).
+        ``request`` has its defaults (``with_defaults``). ``pixels`` false: for sizes only, no clip is decoded; true: a
+        clip that the context has no room for is not decoded either.
         Raises SourceError for unreadable media and PromptError for requests that do not fit together.
         """
         self._check_options(request)
-        images, attached, unplaced = self._read_media(request, effort or Effort())
+        with ExitStack() as clips:
+            reading = Reading(request, self._media, effort or Effort(), clips)
+            images, attached, unplaced = self._read_media(request, reading)
+            layout = self._lay_out(request, images, attached, unplaced)
+            if pixels and reading.decode:
+                check_fits(layout, answer_room(layout, request, self.files), self.files)
+                for decode in reading.decode:
+                    decode()
+        return layout
+
+    def _lay_out(self, request: Request, images: list[Source], attached: list[int], unplaced: int) -> Layout:
         options = self._options(request)
         turns = place_pictures(
             request.messages,
@@ -124,9 +112,9 @@ class Preparer:
         check_placeholders(prompt, len(images))
         if request.exact and _too_long(prompt.text):
             raise PromptError(f"a message is longer than {MAX_PART_CHARACTERS} characters", "leave --exact out")
-        plans = tuple(plan_picture(image.size, len(images), options) for _, image in images)
+        plans = tuple(plan_picture(source.size_wh, len(images), options) for source in images)
         used = prompt.n_placeholders
-        costs = tuple(self._cost(name, plan) for (name, _), plan in zip(images[:used], plans[:used], strict=True))
+        costs = tuple(self._cost(source.name, plan) for source, plan in zip(images[:used], plans[:used], strict=True))
         text_tokens = sum(token != IMAGE_ID for token in prompt.input_ids)
         total = text_tokens + sum(cost.tokens for cost in costs)
         if (limit := self.files.config.tokenizer_model_max_length) is not None:
@@ -152,40 +140,20 @@ class Preparer:
             messages = (Message("system", think_prompt), *messages)
         return replace(request, sampling=sampling, messages=messages)
 
-    def _read_media(self, request: Request, effort: Effort) -> tuple[list[tuple[str, Image]], list[int], int]:
-        """(pictures in order, number attached to each message, number without a place)"""
-        handles = [*request.images, *(media for message in request.messages for media in message.media)]
-        if request.flavour == "github":
-            handles = handles[:GITHUB_MAX_IMAGES]
-        images = [self._open(media, index, len(handles), request, effort) for index, media in enumerate(handles)]
-        attached = [len(message.media) for message in request.messages]
-        unplaced = len(request.images)
-        if request.flavour == "github":
-            unplaced = min(unplaced, GITHUB_MAX_IMAGES)
-            if sum(attached) > GITHUB_MAX_IMAGES - unplaced:
-                raise PromptError("the github flavour takes at most 8 pictures", "attach fewer, or use --flavour hf")
-        if not images and request.exact:
-            images, unplaced = [("(black picture)", black_picture())], 1
-        return images, attached, unplaced
-
-    def _open(self, media: Media, index: int, total: int, request: Request, effort: Effort) -> tuple[str, Image]:
-        if self.on_stage:
-            self.on_stage(Stage("reading pictures", index, total, "pictures"))
-        exif = not request.exact
-
-        def read() -> bytes:
-            begun = time.perf_counter()
-            try:
-                return read_bytes(media, self.limits, cancelled=effort.give_up)
-            finally:
-                effort.fetch_s += time.perf_counter() - begun
-
-        def decode(data: bytes) -> Image:
-            with self._decoding(effort):
-                return open_image(data, media.name, self.limits, exif=exif)
-
-        image = self._cache.content(source_key(media), ("image", exif), read, decode, _rgb_bytes, effort.give_up)
-        return media.name, image
+    def _read_media(self, request: Request, reading: Reading) -> tuple[list[Source], list[int], int]:
+        """(pictures in order, number attached to each message, number without a place); a clip is its frames."""
+        most = GITHUB_MAX_IMAGES if request.flavour == "github" else None
+        sources = reading.sources(request.images, most)
+        unplaced, attached = len(sources), []
+        for message in request.messages:
+            found = reading.sources(message.media)
+            attached.append(len(found))
+            sources += found
+        if most is not None and len(sources) > most and any(attached):
+            raise PromptError("the github flavour takes at most 8 pictures", "attach fewer, or use --flavour hf")
+        if not sources and request.exact:
+            sources, unplaced = [Source("(black picture)", (3, 3), black_picture)], 1
+        return sources, attached, unplaced
 
     def _options(self, request: Request) -> PreprocessOptions:
         """The checkpoint's options, then the family's pixel limits, then the flavour's, then the request's own."""
@@ -212,10 +180,6 @@ class Preparer:
         if self.files.config.vit:
             tokens += plan.vit_tokens
         return PictureCost(name, plan.size_wh, plan.n_tiles, plan.grid_hw, tokens)
-
-
-def _rgb_bytes(image: Image) -> int:
-    return 3 * image.width * image.height
 
 
 def siglip_tokens(files: CheckpointFiles, plan: PicturePlan) -> int:

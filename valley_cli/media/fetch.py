@@ -1,22 +1,28 @@
 """The bytes of a source: from a file, a pipe, memory or the web, never more than the limits allow.
 
 bytes = read_bytes(media, MediaLimits())
+with open_file(media, MediaLimits()) as descriptor: ...     # for clips: on disk, not in memory
 """
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import stat
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
+from valley_cli.text import printable
 
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
 
+STDIN = "/dev/stdin"
 _CHUNK = 1 << 20
 _POLL_S = 0.1  # how soon a cancelled wait for a pipe ends
 
@@ -43,7 +49,53 @@ def read_bytes(
         raise ValueError("a Media needs a path, a url or data")
     from valley_cli.media.web import download  # requests costs 0.1 s of CPU
 
-    return download(media, media.url, limits, on_progress, cancelled)
+    body = io.BytesIO()
+    download(media, media.url, limits, body, on_progress, cancelled)
+    return body.getvalue()
+
+
+@contextmanager
+def open_file(
+    media: Media,
+    limits: MediaLimits,
+    *,
+    on_progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Iterator[int]:
+    """A descriptor of a regular file that holds ``media``, within the limits of its kind; never all of it in memory.
+
+    What is no file is written to a temporary one that has no name, so that nothing is left behind by whatever end.
+    Raises as ``read_bytes`` does.
+    """
+    with ExitStack() as stack:
+        if media.path is not None:
+            descriptor, status = _open_path(media, media.path, limits)
+            stack.callback(os.close, descriptor)
+            if stat.S_ISREG(status.st_mode):
+                yield descriptor
+                return
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="valley-"))
+            if media.path is not None:
+                for chunk in _chunks(media, descriptor, limits, True, cancelled):
+                    file.write(chunk)
+            elif media.data is not None:
+                _check_size(media, limits, len(media.data))
+                file.write(media.data)
+            elif media.url is not None:
+                from valley_cli.media.web import download
+
+                download(media, media.url, limits, file, on_progress, cancelled)
+            file.flush()
+        except OSError as error:
+            raise cannot_keep(media, error) from None
+        yield file.fileno()
+
+
+def cannot_keep(media: Media, error: OSError) -> SourceError:
+    """The error for a temporary file that cannot be written."""
+    hint = f"free some space in {printable(tempfile.gettempdir())}, or set TMPDIR to another folder"
+    return SourceError(media.name, f"cannot be kept in a temporary file: {_os_reason(error)}", hint)
 
 
 def max_bytes(media: Media, limits: MediaLimits) -> int:
@@ -57,18 +109,34 @@ def timeout_s(media: Media, limits: MediaLimits) -> float:
 
 
 def _read_path(media: Media, path: str, limits: MediaLimits, cancelled: Cancelled | None) -> bytes:
+    descriptor, status = _open_path(media, path, limits)
     try:
-        _check_type(media, os.stat(path))  # before open(): opening a device can do things
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)  # non-blocking: a FIFO nobody writes to must not hang
+        pipe = stat.S_ISFIFO(status.st_mode)
+        return b"".join(_chunks(media, descriptor, limits, pipe, cancelled))
+    except OSError as error:
+        raise SourceError(media.name, _os_reason(error)) from None
+    finally:
+        os.close(descriptor)
+
+
+def _open_path(media: Media, path: str, limits: MediaLimits) -> tuple[int, os.stat_result]:
+    """An open descriptor of a file or pipe, and what it is."""
+    try:
+        if path == STDIN:  # not opened anew: it may be a socket
+            descriptor = os.dup(0)
+        else:
+            _check_type(media, os.stat(path))  # before open(): opening a device can do things
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            descriptor = os.open(path, flags)  # non-blocking: a FIFO nobody writes to must not hang
         try:
             status = os.fstat(descriptor)
-            _check_type(media, status)
+            if path != STDIN:
+                _check_type(media, status)
             _check_size(media, limits, status.st_size)
-            pipe = stat.S_ISFIFO(status.st_mode)
-            return _read_descriptor(media, descriptor, limits, pipe, cancelled)
-        finally:
+            return descriptor, status
+        except BaseException:
             os.close(descriptor)
+            raise
     except FileNotFoundError:
         raise SourceError(media.name, "no such file") from None
     except PermissionError:
@@ -99,19 +167,19 @@ def _check_size(media: Media, limits: MediaLimits, size: int) -> None:
 def too_large(media: Media, limit: int, size: int | None = None) -> RefusedError:
     """The error for more than ``limit`` bytes; ``size`` if it is known."""
     has = f"has {size / 1e6:,.1f} MB" if size is not None else "goes on"
-    what = "clip" if media.kind == "video" else "picture"
+    what, variable = ("clip", "VIDEO") if media.kind == "video" else ("picture", "IMAGE")
     return RefusedError(
         media.name,
         f"{has}, more than the limit of {limit / 1e6:,.6g} MB",
-        f"use a smaller {what}, or raise VALLEY_MAX_IMAGE_BYTES",
+        f"use a smaller {what}, or raise VALLEY_MAX_{variable}_BYTES",
     )
 
 
-def _read_descriptor(
+def _chunks(
     media: Media, descriptor: int, limits: MediaLimits, pipe: bool, cancelled: Cancelled | None
-) -> bytes:
+) -> Iterator[bytes]:
     """Read to the end; a pipe (``<(command)``, a FIFO) within the time limit."""
-    limit, buffer = max_bytes(media, limits), bytearray()
+    limit, done = max_bytes(media, limits), 0
     end = time.monotonic() + timeout_s(media, limits)
     while True:
         if pipe and not select.select([descriptor], [], [], _POLL_S)[0]:
@@ -122,9 +190,10 @@ def _read_descriptor(
             continue
         chunk = os.read(descriptor, _CHUNK)
         if not chunk:
-            return bytes(buffer)
-        buffer += chunk
-        if len(buffer) > limit:
+            return
+        done += len(chunk)
+        if done > limit:
             raise too_large(media, limit)
+        yield chunk
         if pipe and time.monotonic() > end:
             raise RefusedError(media.name, f"took longer than {timeout_s(media, limits):g} s")

@@ -104,11 +104,17 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _not_a_picture(name: str, kind: str) -> SourceError:
     if kind in CLIPS:
-        return SourceError(name, "is a clip, not a picture", "give a picture, for example one frame of it")
+        return SourceError(name, "is a clip, not a picture", f"for clips: valley video {name}")
+    return not_media(name, kind, "picture")
+
+
+def not_media(name: str, kind: str, wanted: str) -> SourceError:
+    """The error for bytes of ``kind`` (see ``sniff``) where a picture or clip was ``wanted``."""
     if kind in _NOT_PICTURES:
-        return SourceError(name, *_NOT_PICTURES[kind])
-    what = "is no known kind of picture" if kind == "unknown" else f"is {kind.upper()}, which is not read"
-    return SourceError(name, what, _CONVERT_HINT)
+        reason, hint = _NOT_PICTURES[kind]
+        return SourceError(name, reason.replace("picture", wanted), hint if wanted == "picture" else None)
+    what = f"is no known kind of {wanted}" if kind == "unknown" else f"is {kind.upper()}, which is not read"
+    return SourceError(name, what, _CONVERT_HINT if wanted == "picture" else "convert it: ffmpeg -i FILE new.mp4")
 
 
 def _undecodable(name: str, kind: str, data: bytes, error: Exception) -> SourceError:

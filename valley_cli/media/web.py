@@ -1,4 +1,4 @@
-"""A guarded download: one URL to bytes. Imports requests, so import this module inside functions only.
+"""A guarded download of one URL to memory or a file. Imports requests, so import this module inside functions only.
 
 download ── attempt, back off, attempt ...      connection errors and 5xx only; one deadline around all
   └─ _walk ── hop, redirect, hop ...            by hand: requests would follow first and read redirect bodies whole
@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -22,7 +23,7 @@ from requests.utils import get_auth_from_url
 from valley_cli import __version__
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
-from valley_cli.media.fetch import Cancelled, Progress, max_bytes, timeout_s, too_large
+from valley_cli.media.fetch import Cancelled, Progress, cannot_keep, max_bytes, timeout_s, too_large
 from valley_cli.media.pinned import Deadline, ForbiddenError, PinnedAdapter, UnreachableError
 from valley_cli.text import printable, printable_url, sniff
 
@@ -52,6 +53,7 @@ class _Job:
     limits: MediaLimits
     deadline: Deadline
     on_progress: Progress | None
+    into: BinaryIO
 
     def fail(self, reason: str, hint: str | None = None) -> SourceError:
         return SourceError(self.media.name, reason, hint)
@@ -70,14 +72,23 @@ class _Hop:
 
 
 def download(
-    media: Media, url: str, limits: MediaLimits, on_progress: Progress | None, cancelled: Cancelled | None
-) -> bytes:
-    """The body of ``url``. Raises ``RefusedError`` for a guard, ``SourceError`` for everything else."""
+    media: Media,
+    url: str,
+    limits: MediaLimits,
+    into: BinaryIO,
+    on_progress: Progress | None,
+    cancelled: Cancelled | None,
+) -> None:
+    """Write the body of ``url`` to ``into``, from its beginning.
+
+    Raises ``RefusedError`` for a guard, ``SourceError`` for everything else.
+    """
     with Deadline(timeout_s(media, limits), cancelled) as deadline:
-        job = _Job(media, limits, deadline, on_progress)
+        job = _Job(media, limits, deadline, on_progress, into)
         for attempt in range(limits.retries + 1):
             try:
-                return _walk(job, _Hop(url, media.typed))
+                _walk(job, _Hop(url, media.typed))
+                return
             except _AgainError as again:
                 after_s = again.after_s or 0.0
                 if attempt == limits.retries or after_s > _MAX_RETRY_AFTER_S:
@@ -88,14 +99,15 @@ def download(
     raise AssertionError("limits.retries is negative")
 
 
-def _walk(job: _Job, hop: _Hop) -> bytes:
+def _walk(job: _Job, hop: _Hop) -> None:
     for _ in range(job.limits.max_redirects + 1):
         here = _normal(job, hop)
         with _open(job, hop, here) as response, _errors_explained(job, here):
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not location:
                 _check_status(job, response)
-                return _body(job, response)
+                _body(job, response)
+                return
         target = _target(job, here, location)
         hop = _Hop(target, hop.typed and _same_door(here, target), redirected=True)
     raise job.refuse(
@@ -232,9 +244,8 @@ def _time_is_up(job: _Job) -> SourceError:
     if job.deadline.was_cancelled:
         return job.fail("reading was stopped")
     limit = timeout_s(job.media, job.limits)
-    return job.refuse(
-        f"took longer than {limit:g} s", "download it first and give the file, or raise VALLEY_IMAGE_TIMEOUT"
-    )
+    variable = "VALLEY_VIDEO_TIMEOUT" if job.media.kind == "video" else "VALLEY_IMAGE_TIMEOUT"
+    return job.refuse(f"took longer than {limit:g} s", f"download it first and give the file, or raise {variable}")
 
 
 def _check_status(job: _Job, response: requests.Response) -> None:
@@ -254,7 +265,7 @@ def _check_status(job: _Job, response: requests.Response) -> None:
     raise job.fail(f"the server did not send it (HTTP {status})")
 
 
-def _body(job: _Job, response: requests.Response) -> bytes:
+def _body(job: _Job, response: requests.Response) -> None:
     limit = max_bytes(job.media, job.limits)
     declared = response.headers.get("Content-Length", "")
     total = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 20 else 0
@@ -262,18 +273,31 @@ def _body(job: _Job, response: requests.Response) -> bytes:
         raise too_large(job.media, limit, total)
     if response.headers.get("Content-Encoding"):
         total = 0  # counts compressed bytes
-    buffer = bytearray()
+    done = 0
+    _keep(job, None)
     for chunk in response.iter_content(_CHUNK):
-        if not buffer and sniff(chunk) == "html":
+        if not done and sniff(chunk) == "html":
             what = "clip" if job.media.kind == "video" else "picture"
             raise job.fail(f"this is a web page, not a {what}", f"open the page and copy the address of the {what}")
-        buffer += chunk
-        if len(buffer) > limit:
+        done += len(chunk)
+        if done > limit:
             raise too_large(job.media, limit)
+        _keep(job, chunk)
         if job.on_progress is not None:
-            job.on_progress(len(buffer), total)
+            job.on_progress(done, total)
     if job.deadline.over:  # a body without a length ends like this when the deadline cuts it
         raise _time_is_up(job)
-    if not buffer:
+    if not done:
         raise job.fail("the server sent nothing")
-    return bytes(buffer)
+
+
+def _keep(job: _Job, chunk: bytes | None) -> None:
+    """Add ``chunk`` to what is there; None: begin again with nothing."""
+    try:
+        if chunk is None:
+            job.into.seek(0)
+            job.into.truncate()
+        else:
+            job.into.write(chunk)
+    except OSError as error:
+        raise cannot_keep(job.media, error) from None

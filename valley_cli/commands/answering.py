@@ -1,0 +1,84 @@
+"""What the commands that ask a model share: the engine at work, requests from settings, one answer or price shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+
+from valley_cli.commands import options as opt
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import Engine, EngineOptions, Event, Media, Message, Request
+from valley_cli.errors import DeviceError, UsageError
+from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, say
+from valley_cli.settings import Settings
+
+Around = Callable[[Iterator[Event]], Iterable[Event]]
+
+
+@contextmanager
+def running_engine(options: EngineOptions, status: StatusLine, quiet: bool) -> Iterator[Engine]:
+    """The engine, its notice said; closed at the end, but not on Ctrl-C."""
+    engine = open_engine(options)
+    with ExitStack() as stack:
+        # not on Ctrl-C: closing waits for the step under way, and the process ends at once
+        stack.push(lambda kind, *_: None if kind is KeyboardInterrupt else engine.close())
+        if engine.notice and not quiet:
+            status.clear()
+            say(sys.stderr, f"{engine.notice}\n")
+        yield engine
+
+
+def check_stdin_once(sources: list[str], *texts: str | None) -> None:
+    """Raises UsageError where standard input is asked for twice."""
+    if [*sources, *texts].count("-") > 1:
+        raise UsageError("- (standard input) can be read only once", "give the others as files")
+
+
+def inputs_of(media: Iterable[Media], *texts: str | None) -> list[str | int]:
+    """The files that are read: pictures, clips, @FILEs, and standard input (never written to in any case)."""
+    handles = [part for handle in media for part in (handle, *handle.frames)]
+    return [0, *filter(None, (handle.path for handle in handles)), *filter(None, map(opt.prompt_file, texts))]
+
+
+def build_request(settings: Settings, media: tuple[Media, ...], question: str, system: str | None) -> Request:
+    """One question about ``media``."""
+    opening = () if system is None else (Message("system", system),)
+    return Request(
+        messages=(*opening, Message("user", question)),
+        images=media,
+        sampling=settings.sampling(),
+        think=settings.think,
+        flavour=settings.flavour,
+        exact=settings.exact,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
+
+
+def show_answer(
+    engine: Engine, request: Request, renderer: Renderer, names: list[str], around: Around | None = None
+) -> Answer:
+    """Stream one answer, passed through ``around``. Ctrl-C keeps what was said; an error has a line of its own."""
+    answer = Answer()
+    with closing(engine.generate(request)) as events:
+        try:
+            renderer.show(around(events) if around else events, answer)
+        except KeyboardInterrupt:
+            renderer.finish(answer, names, engine)
+            raise
+        except DeviceError:
+            renderer.end_line(answer)
+            raise
+    renderer.finish(answer, names, engine)
+    return answer
+
+
+def show_cost(engine: Engine, request: Request, renderer: Renderer) -> None:
+    """What the request would take, as a table or JSON."""
+    cost = engine.measure(request)
+    renderer.status.clear()
+    if renderer.as_json:
+        renderer.write_json(cost_record(cost))
+    else:
+        renderer.write(cost_table(cost) + "\n")

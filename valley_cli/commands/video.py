@@ -1,0 +1,191 @@
+"""``valley video SOURCE...``: one answer about a clip."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from valley_cli.commands import options as opt
+from valley_cli.commands.answering import build_request, check_stdin_once, inputs_of, running_engine, show_answer
+from valley_cli.commands.clips import check_fits, clip_record, cost_line, read_time
+from valley_cli.commands.output import open_output
+from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
+from valley_cli.engine.base import Engine, FrameSelection, Request, Stage
+from valley_cli.inputs import expand_sources
+from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
+from valley_cli.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from valley_cli.media.video import Clip, Frame
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+ONE, SEVERAL = "Describe the given video.", "Describe the given videos."
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Clips, or pictures that are the frames of one: paths, URLs, globs, folders, - for stdin.",
+    ),
+]
+Frames = Annotated[int, typer.Option("--frames", help="How many frames, spread evenly.")]
+Fps = Annotated[float | None, typer.Option("--fps", help="So many frames a second instead.")]
+MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="At most so many of --fps.")]
+Start = Annotated[str | None, typer.Option("--start", help="Begin here: seconds, mm:ss or hh:mm:ss.")]
+End = Annotated[str | None, typer.Option("--end", help="End here.")]
+At = Annotated[list[str] | None, typer.Option("--at", help="The frame at this time; repeatable, or 1,2.5,1:10.")]
+FrameRate = Annotated[float, typer.Option("--frame-rate", help="Frames a second of a clip given as pictures.")]
+Sheet = Annotated[str | None, typer.Option("--contact-sheet", help="Save the frames as one labelled PNG.")]
+SaveFrames = Annotated[str | None, typer.Option("--save-frames", help="Save each frame as PNG in this folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Frames, times and tokens; the model is not run.")]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written beside the answer."""
+
+    output: str | None
+    contact_sheet: str | None
+    save_frames: str | None
+    force: bool
+    dry_run: bool
+
+
+@app.command()
+def video(
+    sources: Sources,
+    prompt: opt.Prompt = None,
+    frames: Frames = 8,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    start: Start = None,
+    end: End = None,
+    at: At = None,
+    frame_rate: FrameRate = 1.0,
+    contact_sheet: Sheet = None,
+    save_frames: SaveFrames = None,
+    dry_run: DryRun = False,
+    output: opt.Output = None,
+    force: opt.Force = False,
+    model: opt.Model = None,
+    system: opt.System = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    temperature: opt.Temperature = None,
+    top_p: opt.TopP = None,
+    top_k: opt.TopK = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    stop: opt.Stop = None,
+    min_pixels: opt.MinPixels = None,
+    max_pixels: opt.MaxPixels = None,
+    think: opt.Think = None,
+    flavour: opt.Flavour = None,
+    exact: opt.Exact = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = None,
+    as_json: opt.Json = None,
+    stats: opt.Stats = None,
+    quiet: opt.Quiet = None,
+    verbose: opt.Verbose = None,
+    no_color: opt.NoColor = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Say what happens in a clip, or answer a question about it. Its frames are looked at; sound is not heard.
+
+    MP4, MOV, MKV, WebM, AVI, MPEG, animated GIF, WebP or PNG, or a folder of pictures. Several clips are looked at one
+    after another. Without other wishes 8 frames are taken, from the first to the last, as the published models do.
+    """
+    flags = dict(locals())
+    outputs = Outputs(*(flags.pop(name) for name in Outputs.__dataclass_fields__))
+    wanted = selection(
+        *(flags.pop(name) for name in ("frames", "fps", "max_frames", "start", "end", "at", "frame_rate"))
+    )
+    own = {name: flags.pop(name) for name in ("sources", "prompt")}
+    settings = load_settings({"json": flags.pop("as_json")} | flags)
+    with opt.early_ends(settings.debug):
+        run(settings, wanted, outputs, **own)
+
+
+def selection(
+    frames: int,
+    fps: float | None,
+    max_frames: int | None,
+    start: str | None,
+    end: str | None,
+    at: list[str] | None,
+    frame_rate: float,
+) -> FrameSelection:
+    """The options as one value. Raises UsageError for what is no time."""
+    moments = tuple(read_time(part, "--at") for text in at or () for part in text.split(","))
+    start_s = None if start is None else read_time(start, "--start")
+    end_s = None if end is None else read_time(end, "--end")
+    return FrameSelection(frames, fps, max_frames, start_s, end_s, moments, frame_rate)
+
+
+def run(settings: Settings, wanted: FrameSelection, outputs: Outputs, sources: list[str], prompt: str | None) -> None:
+    """Open the clips, say what they cost, answer, close everything."""
+    from valley_cli.media.video import open_clip, planned, sampled  # Pillow
+
+    check_stdin_once(sources, prompt, settings.system)
+    status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
+    status.stage(Stage("reading clips"))
+    with ExitStack() as stack:
+        stack.callback(status.close)
+        options = settings.engine_options(status.stage)
+        stdin = sys.stdin.buffer if sys.stdin else None
+        media = expand_sources(sources, stdin=stdin, kind="video", limits=options.limits)
+        media = tuple(replace(handle, selection=wanted) for handle in media)
+        question = (ONE if len(media) == 1 else SEVERAL) if prompt is None else opt.read_text(prompt, "--prompt")
+        system = None if settings.system is None else opt.read_text(settings.system, "--system")
+        inputs = inputs_of(media, prompt, settings.system)
+        check_pictures_out(outputs.contact_sheet, outputs.save_frames, outputs.force, inputs)
+        out = stack.enter_context(open_output(outputs.output, outputs.force, inputs))
+        renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
+        clips = [stack.enter_context(open_clip(handle, options.limits)) for handle in media]
+        engine = stack.enter_context(running_engine(options, status, settings.quiet))
+        asked = partial(build_request, settings, question=question, system=system)
+        price(engine, asked(tuple(map(planned, media, clips))), clips, renderer, outputs.dry_run)
+        if outputs.dry_run and not outputs.contact_sheet and not outputs.save_frames:
+            return
+        frames = [decode(clip, status) for clip in clips]
+        tell_notes(clips, renderer)
+        save_pictures([frame for group in frames for frame in group], outputs.contact_sheet, outputs.save_frames)
+        if not outputs.dry_run:
+            request = asked(tuple(map(sampled, media, frames)))
+            del frames
+            show_answer(engine, request, renderer, [handle.name for handle in media])
+
+
+def price(engine: Engine, request: Request, clips: list[Clip], renderer: Renderer, dry_run: bool) -> None:
+    """Say what the request costs before it is run. Raises PromptError if the context does not hold it."""
+    cost = engine.measure(request)
+    renderer.status.clear()
+    if not dry_run:
+        if not renderer.quiet:
+            say(renderer.err, cost_line([clip.plan for clip in clips], cost) + "\n")
+        check_fits(engine, request, cost)
+    elif renderer.as_json:
+        renderer.write_json(cost_record(cost) | {"clips": [clip_record(clip.plan) for clip in clips]})
+    else:
+        renderer.write(cost_table(cost) + "\n")
+
+
+def decode(clip: Clip, status: StatusLine) -> tuple[Frame, ...]:
+    """The clip's frames; the status line counts them."""
+    return clip.frames(lambda done, total: status.stage(Stage("reading frames", done, total, "frames")))
+
+
+def tell_notes(clips: list[Clip], renderer: Renderer) -> None:
+    """What was wrong with a clip that could be read all the same."""
+    renderer.status.clear()
+    for clip in clips:
+        for note in clip.notes:
+            if not renderer.quiet:
+                say(renderer.err, f"{clip.plan.name}: {note}\n")

@@ -1,0 +1,187 @@
+"""A clip's frames: chosen by their times, decoded in a child process, each one RGB picture with a name.
+
+with open_clip(media, limits) as clip:      # the file is opened and its frames are chosen; none is kept yet
+    clip.plan                               # size, moments, notes
+    clip.frames()                           # (Frame(name, time_s, image), ...)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from PIL import Image
+
+from valley_cli.engine.base import FrameSelection, Media, MediaLimits
+from valley_cli.media.fetch import Cancelled, Progress, open_file, read_bytes
+from valley_cli.media.image import open_image
+from valley_cli.media.video_reader import Picked, Reader
+from valley_cli.media.video_select import check_selection, select
+
+OnFrame = Callable[[int, int], None]  # frames done, frames in all
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A chosen frame: its number in the clip, and its time in seconds from the clip's start."""
+
+    index: int
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be decoded. ``size_wh``: of the frames as they are kept; ``notes``: what a user must know."""
+
+    name: str
+    codec: str
+    size_wh: tuple[int, int]
+    n_frames: int
+    duration_s: float
+    moments: tuple[Moment, ...]
+    names: tuple[str, ...]  # of the frames, one for every moment
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """``time_s`` is that of the picture which came, also where another one was wanted."""
+
+    name: str
+    time_s: float
+    image: Image.Image
+
+
+class Clip(Protocol):
+    """A clip whose frames are chosen."""
+
+    plan: Plan
+
+    def frames(self, on_frame: OnFrame | None = None) -> tuple[Frame, ...]:
+        """One for every moment, in their order. Raises SourceError."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user must know; grows with what decoding brings to light."""
+        ...
+
+
+@contextmanager
+def open_clip(
+    media: Media, limits: MediaLimits, *, cancelled: Cancelled | None = None, on_progress: Progress | None = None
+) -> Iterator[Clip]:
+    """Look at ``media`` and choose its frames.
+
+    Raises SourceError for what cannot be read as a clip, RefusedError where a limit is met, UsageError for a
+    selection that the clip cannot satisfy.
+    """
+    check_selection(media.selection or FrameSelection())
+    if media.frames:
+        yield PicturesClip(media, limits)
+        return
+    with open_file(media, limits, cancelled=cancelled, on_progress=on_progress) as descriptor:
+        reader = Reader(media, descriptor, limits, cancelled)
+        try:
+            yield FileClip(media.name, reader)
+        finally:
+            reader.close()
+
+
+class FileClip:
+    """A clip in a file, read by a child process."""
+
+    def __init__(self, name: str, reader: Reader) -> None:
+        self._name, self._reader = name, reader
+        found = reader.plan()
+        moments = tuple(Moment(index, time_s) for index, time_s in found["moments"])
+        self.plan = Plan(
+            name=name,
+            codec=found["codec"],
+            size_wh=(found["size_wh"][0], found["size_wh"][1]),
+            n_frames=found["n_frames"],
+            duration_s=found["duration_s"],
+            moments=moments,
+            names=tuple(frame_name(name, moment.time_s) for moment in moments),
+            notes=tuple(found["notes"]),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._reader.notes)
+
+    def frames(self, on_frame: OnFrame | None = None) -> tuple[Frame, ...]:
+        """See ``Clip.frames``."""
+        moments = self.plan.moments
+        picked = self._reader.frames(len({moment.index for moment in moments}), on_frame)
+        return tuple(self._frame(picked[moment.index]) for moment in moments)
+
+    def _frame(self, picked: Picked) -> Frame:
+        return Frame(frame_name(self._name, picked.time_s), picked.time_s, picked.image)
+
+
+class PicturesClip:
+    """A clip that is given as its pictures."""
+
+    def __init__(self, media: Media, limits: MediaLimits) -> None:
+        self._pictures, self._limits = media.frames, limits
+        wanted = media.selection or FrameSelection()
+        moments = chosen_pictures(media)
+        size_wh = media.frames[moments[0].index].size_wh or self._open(moments[0].index).size
+        n_frames = len(media.frames)
+        names = tuple(media.frames[moment.index].name for moment in moments)
+        self.plan = Plan(media.name, "pictures", size_wh, n_frames, n_frames / wanted.frame_rate, moments, names)
+        self.notes: tuple[str, ...] = ()
+
+    def frames(self, on_frame: OnFrame | None = None) -> tuple[Frame, ...]:
+        """See ``Clip.frames``."""
+        wanted = sorted({moment.index for moment in self.plan.moments})
+        images = {}
+        for done, index in enumerate(wanted):
+            if on_frame is not None:
+                on_frame(done, len(wanted))
+            images[index] = self._open(index)
+        return tuple(Frame(self._pictures[at.index].name, at.time_s, images[at.index]) for at in self.plan.moments)
+
+    def _open(self, index: int) -> Image.Image:
+        picture = self._pictures[index]
+        return open_image(read_bytes(picture, self._limits), picture.name, self._limits)
+
+
+def chosen_pictures(media: Media) -> tuple[Moment, ...]:
+    """The moments of a clip that is given as its pictures."""
+    wanted = media.selection or FrameSelection()
+    times_s = [index / wanted.frame_rate for index in range(len(media.frames))]
+    picked = select(times_s, len(times_s) / wanted.frame_rate, wanted)
+    return tuple(Moment(index, times_s[index]) for index in picked)
+
+
+def frame_name(name: str, time_s: float) -> str:
+    """``clip.mp4 @ 1.20 s``"""
+    return f"{name} @ {time_s:.2f} s"
+
+
+def planned(media: Media, clip: Clip) -> Media:
+    """The clip as its chosen frames, with names and sizes but without pixels: enough for ``Engine.measure``."""
+    return _given_by(media, tuple(Media(name, data=b"", size_wh=clip.plan.size_wh) for name in clip.plan.names))
+
+
+def sampled(media: Media, frames: tuple[Frame, ...]) -> Media:
+    """The clip as its decoded frames, in memory: nothing is decoded a second time. Equal frames share their bytes."""
+    held: dict[int, bytes] = {}
+    for frame in frames:
+        if id(frame.image) not in held:
+            buffer = io.BytesIO()
+            frame.image.save(buffer, "BMP")  # lossless, and as fast as a copy
+            held[id(frame.image)] = buffer.getvalue()
+    return _given_by(
+        media, tuple(Media(frame.name, data=held[id(frame.image)], size_wh=frame.image.size) for frame in frames)
+    )
+
+
+def _given_by(media: Media, frames: tuple[Media, ...]) -> Media:
+    everything = FrameSelection(frames=len(frames))
+    return replace(media, path=None, url=None, data=None, frames=frames, selection=everything)

@@ -1,0 +1,63 @@
+"""Frames of a clip with decord, the library of the published code, and the checks without which it is not trusted.
+
+Runs in the decoding child only: decord can hang and crash. What it gives is compared with what the packets say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from valley_cli.media.video_av import AvDecoder
+from valley_cli.media.video_types import Index
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+KINDS = ("mp4", "mov", "mkv", "webm", "flv")  # AVI gives no times, MPEG-TS hangs
+CODECS_NOT_KNOWN = ("av1", "libdav1d", "libaom-av1", "vvc", "apv", "gif")
+SAME_S = 0.002
+RETRIES_AT_END = "128"  # more, and some files keep it busy for ever
+
+
+@dataclass
+class DecordDecoder:
+    """decord on one open clip, with the frame times that PyAV found."""
+
+    reader: Any
+    index: Index
+    name: str = "decord"
+
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        """See ``Decoder.frames``. Raises whatever decord does."""
+        for index in wanted:
+            pixels_HWC = self.reader[index].asnumpy()
+            if pixels_HWC.shape != (self.index.size_wh[1], self.index.size_wh[0], 3):
+                raise ValueError(f"decord gave frames of {pixels_HWC.shape}")
+            yield index, index, pixels_HWC
+        self.reader.seek(0)  # or it goes on decoding what nobody wants
+
+
+def open_decord(path: str, checked: AvDecoder) -> DecordDecoder | None:
+    """None where decord is missing, is known to fail, or does not see the same frames at the same times."""
+    packets, index = checked.packets, checked.index
+    if checked.kind not in KINDS or index.codec in CODECS_NOT_KNOWN or index.notes:
+        return None
+    if packets.counted or packets.discards or packets.pts[0] < 0:
+        return None
+    os.environ["DECORD_EOF_RETRY_MAX"] = RETRIES_AT_END
+    try:
+        import decord
+
+        reader = decord.VideoReader(path)
+        if len(reader) != len(index.times_s):
+            return None
+        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+    except Exception:  # ImportError, DECORDError, and what ctypes makes of a broken library
+        return None
+    offset = float(starts[0])
+    same = all(abs(float(at) - offset - time_s) < SAME_S for at, time_s in zip(starts, index.times_s, strict=True))
+    return DecordDecoder(reader, index) if same and offset >= 0 else None

@@ -1,0 +1,65 @@
+"""What the parts of the decoding child hand to each other. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEFAULT_FRAME_S = 0.1  # how long a frame is shown that says nothing of it, as browsers do
+
+
+class ClipError(Exception):
+    """The clip cannot be read: the reason in words that fit behind its name, and a hint."""
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every frame of a clip in the order of the screen, known before one is kept.
+
+    ``times_s``: when each appears, the first at 0. ``size_wh`` is upright. ``notes``: what a user must know.
+    """
+
+    codec: str
+    size_wh: tuple[int, int]
+    times_s: tuple[float, ...]
+    duration_s: float
+    notes: tuple[str, ...] = ()
+
+
+class Decoder(Protocol):
+    """Gives frames of one open clip. ``name``: of the library."""
+
+    name: str
+    index: Index
+
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        """(wanted index, index of the frame that came in its place, [height, width, 3]); ``wanted`` ascends."""
+        ...
+
+
+def library_path(descriptor: int) -> str:
+    """A path under which a library opens the file behind ``descriptor`` anew, whatever its name or folder."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else f"/dev/fd/{descriptor}"
+
+
+def send(out: BinaryIO, message: dict[str, Any], pixels: bytes | None = None) -> None:
+    """One line of JSON; ``bytes`` says how many raw bytes follow it."""
+    if pixels is not None:
+        message = message | {"bytes": len(pixels)}
+    out.write(json.dumps(message).encode() + b"\n")
+    if pixels is not None:
+        out.write(pixels)
+    out.flush()

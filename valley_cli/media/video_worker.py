@@ -1,0 +1,143 @@
+"""The decoding child: a clip's frames on stdout, decoded where a hang or a crash costs nothing but this process.
+
+stdin   one line of JSON (the job), then "go" once the frames are wanted; its end is the end of this process
+stdout  {"plan": ...}, then {"frame": index, ...} and its pixels for every frame, {"done": ...}; or {"error": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+from valley_cli.engine.base import FrameSelection
+from valley_cli.errors import UsageError
+from valley_cli.media.video_select import select
+from valley_cli.media.video_types import ClipError, Decoder, library_path, send
+
+PR_SET_PDEATHSIG = 1
+INSTALL = "install the decoder: pip install av"
+
+
+def main() -> None:
+    """Serve one job."""
+    die_with_parent()
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print goes elsewhere
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=follow_parent, args=(lines,), daemon=True).start()
+    try:
+        serve(json.loads(lines.get()), lines, out)
+    except ClipError as error:
+        send(out, {"error": error.reason, "hint": error.hint})
+    except UsageError as error:
+        send(out, {"error": error.message, "hint": error.hint, "usage": True})
+    except MemoryError:
+        send(out, {"error": "there is not enough memory to decode it", "hint": "take fewer frames"})
+    out.flush()
+    os._exit(0)  # decord's threads may not want to end
+
+
+def die_with_parent() -> None:
+    """Linux: be killed when the thread that started us ends, even in the middle of a decoder."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def follow_parent(lines: queue.SimpleQueue[str]) -> None:
+    """Pass on what comes on stdin; end the process with it."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(1)
+
+
+def serve(job: dict[str, Any], lines: queue.SimpleQueue[str], out: BinaryIO) -> None:
+    """Plan, wait for "go", send the frames."""
+    decoder = open_decoder(job)
+    index = decoder.index
+    selection = FrameSelection(**job["selection"] | {"at_s": tuple(job["selection"]["at_s"])})
+    picked = select(index.times_s, index.duration_s, selection)
+    wanted = sorted(set(picked))
+    size_wh = kept_size(index.size_wh, len(wanted), job["keep_pixels"])
+    notes = list(index.notes)
+    if size_wh != index.size_wh:
+        notes.append(f"frames are scaled down to {size_wh[0]}x{size_wh[1]} to keep {len(wanted)} of them in memory")
+    plan = {"codec": index.codec, "decoder": decoder.name, "size_wh": size_wh, "n_frames": len(index.times_s)}
+    plan |= {"duration_s": index.duration_s, "moments": [(i, index.times_s[i]) for i in picked], "notes": notes}
+    send(out, {"plan": plan})
+    lines.get()
+    send_frames(decoder, wanted, size_wh, job, out)
+
+
+def open_decoder(job: dict[str, Any]) -> Decoder:
+    """Pillow for animated pictures; else decord where PyAV's look at the packets says that it can be trusted."""
+    path, kind = library_path(job["fd"]), job["kind"]
+    from valley_cli.media import video_pillow
+
+    if kind in video_pillow.KINDS:
+        return video_pillow.open_pillow(path, kind, job["max_pixels"])
+    try:
+        from valley_cli.media import video_av
+    except ImportError:
+        raise ClipError(f"is {kind.upper()}, which needs PyAV here", INSTALL) from None
+    decoder = video_av.open_av(path, kind, job["max_pixels"])
+    if job["decoder"] == "auto":
+        from valley_cli.media.video_decord import open_decord
+
+        return open_decord(library_path(job["fd"]), decoder) or decoder
+    return decoder
+
+
+def kept_size(size_wh: tuple[int, int], n_frames: int, keep_pixels: int) -> tuple[int, int]:
+    """The size at which ``n_frames`` frames are kept: their own, or what ``keep_pixels`` in all leave of it."""
+    w, h = size_wh
+    if w * h * n_frames <= keep_pixels:
+        return size_wh
+    scale = (keep_pixels / (w * h * n_frames)) ** 0.5
+    return max(int(w * scale), 1), max(int(h * scale), 1)
+
+
+def send_frames(
+    decoder: Decoder, wanted: list[int], size_wh: tuple[int, int], job: dict[str, Any], out: BinaryIO
+) -> None:
+    """Every wanted frame in ascending order. What decord fails on is begun again with PyAV."""
+    sent, replaced = 0, 0
+    try:
+        for index, came, pixels_HWC in decoder.frames(wanted):
+            if (pixels_HWC.shape[1], pixels_HWC.shape[0]) != size_wh:
+                pixels_HWC = shrink(pixels_HWC, size_wh)
+            time_s = decoder.index.times_s[max(came, 0)]
+            send(out, {"frame": index, "time_s": time_s, "size_wh": size_wh}, pixels_HWC.tobytes())
+            sent += 1
+            replaced += came != index
+    except (ClipError, MemoryError):
+        raise
+    except Exception:
+        if decoder.name != "decord":
+            raise
+        again = open_decoder(job | {"decoder": "av"})
+        return send_frames(again, wanted[sent:], size_wh, job, out)
+    notes = (
+        [f"{replaced} of the frames could not be decoded; the nearest that could stand for them"] if replaced else []
+    )
+    send(out, {"done": True, "decoder": decoder.name, "notes": notes})
+
+
+def shrink(pixels_HWC: Any, size_wh: tuple[int, int]) -> Any:
+    """The frame at ``size_wh``."""
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels_HWC).resize(size_wh, Image.Resampling.BICUBIC))
+
+
+if __name__ == "__main__":
+    main()
