@@ -101,7 +101,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.preprocess": {"engine", "engine.geometry"} | PLAIN,
     "engine.checkpoint": {"engine.tensorfiles"} | FILES | PLAIN,
     "engine.reading": MEDIA | VIDEO | PLAIN,
-    "engine.prepare": {"engine", "engine.reading"} | FILES | PLAIN,
+    "engine.prepare": {"engine", "engine.reading", "media.cache"} | FILES | PLAIN,
     "engine.probe": {"engine.checkpoint"} | PLAIN,
     **dict.fromkeys(RUNNING, RUNNING | PLAIN),
     **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
@@ -118,6 +118,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.limit",
         "engine.prepare",
         "engine.probe",
+        "engine.reading",
         "engine.runner",
         "engine.worker",
     }

@@ -14,8 +14,9 @@ from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.hub import resolve_checkpoint
 from valley_cli.engine.limit import TimeLimit
-from valley_cli.engine.prepare import Effort, Layout, Prepared, Preparer, answer_room, check_fits
+from valley_cli.engine.prepare import Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.prompt import IMAGE_ID
+from valley_cli.engine.reading import Effort
 from valley_cli.engine.registry import ModelInfo, family_info, find
 from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
 from valley_cli.engine.worker import Worker

@@ -16,7 +16,7 @@ from valley_cli.engine.base import Media, MediaLimits, Request, Stage
 from valley_cli.media.cache import MediaCache, never, source_key
 from valley_cli.media.fetch import read_bytes
 from valley_cli.media.image import open_image
-from valley_cli.media.video import chosen_pictures, open_clip
+from valley_cli.media.video import Clip, Frame, chosen_pictures, open_clip
 
 
 @dataclass(frozen=True)
