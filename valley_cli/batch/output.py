@@ -29,7 +29,9 @@ _START = b'{"id":'
 
 
 class Output(Protocol):
-    """What the run writes to."""
+    """What the run writes to. ``on_screen``: somebody watches the records come."""
+
+    on_screen: bool
 
     def finished(self, key: str, place: int) -> bool | None:
         """Of a row now at ``place``: None if it has no record, else whether that is an error."""
@@ -57,6 +59,7 @@ class StreamOutput:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
+        self.on_screen = renderer.out.isatty()
         self._only_ascii = not (renderer.out.encoding or "utf-8").lower().startswith("utf")
 
     def finished(self, key: str, place: int) -> bool | None:
@@ -81,6 +84,8 @@ class FileOutput:
     Raises UsageError if ``path`` is one of ``inputs`` or holds anything that is no record, ValleyError if it cannot
     be read and written or another process writes to it.
     """
+
+    on_screen = False
 
     def __init__(self, path: str, inputs: Iterable[str | int], index: Index) -> None:
         self.name, self._path = printable(path), os.path.realpath(path)

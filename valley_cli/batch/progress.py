@@ -13,7 +13,7 @@ from valley_cli.render import StatusLine, is_terminal, say
 REDRAW_S, PLAIN_S = 0.1, 30.0
 SHOWN_ERRORS = 5
 _BAR = 20
-_RATE_OVER_S = 60.0  # the rate behind the ETA follows this much of the past
+_RATE_AFTER_S, _RATE_OVER_S = 0.5, 60.0  # the rate behind the ETA follows this much of the past
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Progress:
         self._tally = tally
         self._next_at = time.monotonic() + (0.0 if self._live else PLAIN_S)
         self._n_complaints = 0
-        self._past = [(tally.begun, 0)]
+        self._past: list[tuple[float, int]] = []  # times and rows done, of the last while
         self.total: int | None = None
 
     def stage(self, stage: Stage) -> None:
@@ -120,19 +120,20 @@ class Progress:
     def line(self, now: float) -> str:
         """``[#####-----] 412/1,000 41% · 12.3 rows/s · 3 failed · 0:48 left``"""
         tally = self._tally
-        self._past = [(at, n) for at, n in self._past if now - at <= _RATE_OVER_S] or self._past[-1:]
-        (since, n_then), n_now = self._past[0], tally.done
-        rate = (n_now - n_then) / (now - since) if now > since else 0.0
-        if now - self._past[-1][0] >= 1.0:
-            self._past.append((now, n_now))
+        if not self._past or now - self._past[-1][0] >= 1.0:
+            self._past.append((now, tally.done))
+        self._past = [(at, n) for at, n in self._past if now - at <= _RATE_OVER_S]
+        since, n_then = self._past[0]  # the first rows waited for the model to load: they say nothing about the others
+        rate = (tally.done - n_then) / (now - since) if now - since > _RATE_AFTER_S else 0.0
         finished = tally.done + tally.before
         failed = f" · {tally.all_failed:,} failed" if tally.all_failed else ""
+        speed = f" · {rate:.1f} rows/s" if rate else ""
         if not self.total:
-            return f"{finished:,} rows · {rate:.1f} rows/s{failed}"
+            return f"{finished:,} rows{speed}{failed}"
         share = min(finished / self.total, 1.0)
         bar = "#" * round(_BAR * share) + "-" * (_BAR - round(_BAR * share))
         left = f" · {duration(max(self.total - finished, 0) / rate)} left" if rate else ""
-        return f"[{bar}] {finished:,}/{self.total:,} {share:.0%} · {rate:.1f} rows/s{failed}{left}"
+        return f"[{bar}] {finished:,}/{self.total:,} {share:.0%}{speed}{failed}{left}"
 
 
 def duration(seconds: float) -> str:

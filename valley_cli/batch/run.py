@@ -137,7 +137,8 @@ class Run:
                     progress.tick()
                     self._output.sync()
                     continue
-                progress.clear()
+                if self._output.on_screen:
+                    progress.clear()
                 self._output.write(finished.found, finished.failed)
                 self.tally.add(finished)
                 if finished.complaint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -119,16 +119,19 @@ def run(settings: Settings, asked: Asked) -> int:
     progress = Progress(sys.stderr, tally, quiet=bool(settings.quiet))
     options = replace(settings.engine_options(progress.stage), media_cache_bytes=MEDIA_CACHE_BYTES)
     source = open_source(asked, prompt, options.limits)
-    with closing(open_out(asked, index, progress)) as output:
+    with ExitStack() as stack:
+        output = stack.enter_context(closing(open_out(asked, index, progress)))
         engine = open_engine(options)
+        stack.callback(engine.close)
         reader = RowReader(
             settings, engine.name, prompt, source.base_dir, options.limits, asked.allow_private, asked.row_timeout
         )
         greet(engine, output, reader, progress)
         code = Run(plan, source, reader, engine, output, index, tally).go(progress)
-    if code < EXIT_INTERRUPTED:  # else the process ends at once: closing would wait for the step under way
-        engine.close()
-    progress.note(tally.summary())
+        progress.note(tally.summary())
+        if code >= EXIT_INTERRUPTED:  # the process ends at once: closing the engine would wait for the step under way
+            stack.pop_all()
+            output.close()
     return code
 
 
