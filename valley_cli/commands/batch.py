@@ -27,7 +27,7 @@ from valley_cli.settings import Settings, load_settings
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 MEDIA_CACHE_BYTES = 64_000_000
 
-File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="JSON lines, one request each; - for stdin.")]
+File = Annotated[str | None, typer.Argument(metavar="FILE", help="JSON lines, one request each; - for stdin.")]
 Images = Annotated[
     list[str] | None,
     typer.Option("--images", help="A row for each of these pictures instead: a quoted glob; repeatable."),
