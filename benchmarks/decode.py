@@ -22,6 +22,7 @@ from benchmarks.report import finish
 from valley_cli.engine.models.config import TextConfig, ValleyConfig
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.runner import Runner
+from valley_cli.engine.space import Segment
 
 PROMPT, CPU = 64, torch.device("cpu")
 CORES = os.cpu_count() or 1
@@ -82,12 +83,14 @@ def build(size: Size) -> tuple[Any, Runner]:
 
 def valley_tokens(runner: Runner, rows: list[list[int]], count: int) -> list[list[int]]:
     """Greedy continuations of ``rows``, all in one batch."""
-    out, slots = [], list(range(len(rows)))
-    for slot, row in enumerate(rows):
-        logits = runner.prefill(slot, runner.merge(row, ()), len(row) + count)
+    out, room = [], len(rows[0]) + count
+    segments = [Segment(n * room, room) for n in range(len(rows))]
+    runner.resize(room * len(rows))
+    for segment, row in zip(segments, rows, strict=True):
+        logits = runner.prefill(segment, runner.merge(row, ()))
         out.append([int(logits.argmax())])
     for step in range(count - 1):
-        logits = runner.decode([row[-1] for row in out], slots, [len(row) + step for row in rows])
+        logits = runner.decode([row[-1] for row in out], segments, [len(row) + step for row in rows])
         for row, token in zip(out, logits.argmax(-1).tolist(), strict=True):
             row.append(token)
     return out

@@ -27,6 +27,7 @@ from valley_cli.engine.prepare import Prepared, Preparer
 from valley_cli.engine.preprocess import CLIP_MEAN, CLIP_STD, Picture
 from valley_cli.engine.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.runner import load_runner
+from valley_cli.engine.space import Segment
 from valley_cli.engine.tokenizer import load_tokenizer
 
 FEATURE_TOLERANCE = 2e-4
@@ -175,7 +176,8 @@ class Case:
         merged = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures)
         same("merged_length", len(merged), self.expected["merged_length"])
         same("counted length", prepared.layout.prompt_tokens, self.expected["merged_length"])
-        logits = runner.prefill(0, merged, len(merged)).numpy()
+        runner.resize(len(merged))
+        logits = runner.prefill(Segment(0, len(merged)), merged).numpy()
         top = self.expected["prefill"]["top5"]
         if np.diff(np.sort(logits)[-6:]).min() > MARGIN:
             same("top 5", list(np.argsort(-logits)[:5]), top)

@@ -14,6 +14,7 @@ from valley_cli.engine.models.fused import FusedDecoder, fuse
 from valley_cli.engine.models.layers import RMSNorm
 from valley_cli.engine.models.products import Layout, can_pack, product
 from valley_cli.engine.models.text import DecoderLayer, causal_attend, decode_hidden
+from valley_cli.engine.space import Move, Segment
 
 TOLERANCE = 2e-5
 
@@ -72,18 +73,26 @@ def prompt(length: int, seed: int) -> Tensor:
     return torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(seed))
 
 
+ROOM = 64
+
+
+def seg(slot: int) -> Segment:
+    """The segments of these tests lie side by side."""
+    return Segment(slot * ROOM, ROOM)
+
+
 def run_cached(ours: Decoder, cache: KVCache, slot: int, ids: Tensor, first: int) -> Tensor:
     """Prefill ``first`` tokens, then one token at a time. -> logits [T, vocabulary]"""
-    parts = [ours.logits(ids[None, :first], torch.arange(first)[None], cache.prefill(slot, 0))[0]]
+    parts = [ours.logits(ids[None, :first], torch.arange(first)[None], cache.prefill(seg(slot), 0))[0]]
     for place in range(first, len(ids)):
-        step = ours.logits(ids[None, place : place + 1], torch.tensor([[place]]), cache.decode([slot], [place]))
+        step = ours.logits(ids[None, place : place + 1], torch.tensor([[place]]), cache.decode([seg(slot)], [place]))
         parts.append(step[0])
     return torch.cat(parts)
 
 
-def new_cache(ours: Decoder, slots: int, capacity: int = 64) -> KVCache:
+def new_cache(ours: Decoder, slots: int) -> KVCache:
     cache = KVCache(ours.config, torch.device("cpu"), torch.float32)
-    cache.reserve(slots, capacity)
+    cache.resize(slots * ROOM)
     return cache
 
 
@@ -109,8 +118,8 @@ def test_prefill_in_two_pieces_equals_one(kind: str) -> None:
     _, ours = tiny(kind)
     ids, cache = prompt(30, 4), new_cache(ours, 2)
     full = ours.logits(ids[None], torch.arange(30)[None])[0]
-    head = ours.logits(ids[None, :11], torch.arange(11)[None], cache.prefill(1, 0))[0]
-    tail = ours.logits(ids[None, 11:], torch.arange(11, 30)[None], cache.prefill(1, 11))[0]
+    head = ours.logits(ids[None, :11], torch.arange(11)[None], cache.prefill(seg(1), 0))[0]
+    tail = ours.logits(ids[None, 11:], torch.arange(11, 30)[None], cache.prefill(seg(1), 11))[0]
     assert (torch.cat((head, tail)) - full).abs().max() < TOLERANCE
 
 
@@ -121,24 +130,34 @@ def test_a_batch_of_mixed_lengths_equals_single_runs(slots: list[int]) -> None:
     cache = new_cache(ours, 6)
     singles = [run_cached(ours, new_cache(ours, 1), 0, ids, len(ids) - 4)[-4:] for ids in rows]
     for slot, ids in zip(slots, rows, strict=True):
-        ours.logits(ids[None, :-4], torch.arange(len(ids) - 4)[None], cache.prefill(slot, 0))
+        ours.logits(ids[None, :-4], torch.arange(len(ids) - 4)[None], cache.prefill(seg(slot), 0))
     for step in range(4):
         lengths = [len(ids) - 4 + step for ids in rows]
         tokens = torch.stack([ids[place] for ids, place in zip(rows, lengths, strict=True)])[:, None]
-        logits = ours.logits(tokens, torch.tensor(lengths)[:, None], cache.decode(slots, lengths))
+        logits = ours.logits(tokens, torch.tensor(lengths)[:, None], cache.decode([*map(seg, slots)], lengths))
         for row, single in enumerate(singles):
             assert (logits[row, 0] - single[step]).abs().max() < TOLERANCE
 
 
-def test_a_cache_that_grows_keeps_what_it_holds() -> None:
+def test_a_cache_that_is_resized_and_packed_keeps_what_it_holds() -> None:
     _, ours = tiny("qwen2")
-    ids, cache = prompt(20, 6), new_cache(ours, 1, 16)
+    ids, cache = prompt(20, 6), new_cache(ours, 3)
     full = ours.logits(ids[None], torch.arange(20)[None])[0, -1]
-    ours.logits(ids[None, :19], torch.arange(19)[None], cache.prefill(0, 0))
-    cache.reserve(4, 700)
-    found = ours.logits(ids[None, 19:], torch.tensor([[19]]), cache.decode([0], [19]))[0, -1]
-    assert cache.slots == 4
-    assert cache.capacity >= 700
+    ours.logits(ids[None, :19], torch.arange(19)[None], cache.prefill(seg(2), 0))
+    cache.resize(700, [Move(seg(2), seg(0))])
+    found = ours.logits(ids[None, 19:], torch.tensor([[19]]), cache.decode([seg(0)], [19]))[0, -1]
+    assert cache.tokens == 700
+    assert (found - full).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("target", [Segment(0, 64), Segment(64, 96), Segment(128, 64)], ids=["other", "over", "same"])
+def test_a_prefix_that_is_copied_continues_as_it_would_have(target: Segment) -> None:
+    _, ours = tiny("qwen3")
+    ids, cache = prompt(40, 6), new_cache(ours, 3)
+    full = ours.logits(ids[None], torch.arange(40)[None])[0, -1]
+    ours.logits(ids[None, :30], torch.arange(30)[None], cache.prefill(seg(2), 0))
+    cache.open(target, 25, source=None if target == seg(2) else seg(2))
+    found = ours.logits(ids[None, 25:], torch.arange(25, 40)[None], cache.prefill(target, 25))[0, -1]
     assert (found - full).abs().max() < TOLERANCE
 
 
@@ -157,15 +176,15 @@ def test_the_fused_decoder_equals_the_plain_one(kind: str, layout: Layout, slots
     caches = new_cache(ours, 6), new_cache(ours, 6)
     for slot, ids in zip(slots, rows, strict=True):
         places = torch.arange(len(ids))[None]
-        plain = ours.logits(ids[None], places, caches[0].prefill(slot, 0))[0]
-        hidden = fused.hidden(ours.embed_tokens(ids[None]), places, caches[1].prefill(slot, 0))[0]
+        plain = ours.logits(ids[None], places, caches[0].prefill(seg(slot), 0))[0]
+        hidden = fused.hidden(ours.embed_tokens(ids[None]), places, caches[1].prefill(seg(slot), 0))[0]
         assert (fused.logits(hidden) - plain).abs().max() < TOLERANCE
     for step in range(5):
         lengths = [len(ids) + step for ids in rows]
         places = torch.tensor(lengths)[:, None]
         tokens = torch.tensor([(7 * step + 11 * row) % 97 for row in range(len(rows))])[:, None]
-        plain = ours.logits(tokens, places, caches[0].decode(slots, lengths))[:, 0]
-        hidden = fused.hidden(ours.embed_tokens(tokens), places, caches[1].decode(slots, lengths))[:, 0]
+        plain = ours.logits(tokens, places, caches[0].decode([*map(seg, slots)], lengths))[:, 0]
+        hidden = fused.hidden(ours.embed_tokens(tokens), places, caches[1].decode([*map(seg, slots)], lengths))[:, 0]
         assert (fused.logits(hidden) - plain).abs().max() < TOLERANCE
 
 

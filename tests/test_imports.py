@@ -28,7 +28,7 @@ BATCH = {
 }
 TALK = {"messages", "inputs", "render", "settings"} | PLAIN
 SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
-RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler"}
+RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler", "engine.space"}
 TENSORS = {
     "engine.graphs",
     "engine.static",
@@ -105,13 +105,14 @@ ALLOWED: dict[str, set[str]] = {
     "engine.probe": {"engine.checkpoint"} | PLAIN,
     **dict.fromkeys(RUNNING, RUNNING | PLAIN),
     **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
-    "engine.kvcache": MODELS | PLAIN,
+    "engine.kvcache": {"engine.space"} | MODELS | PLAIN,
     "engine.sampler": PLAIN,
     "engine.static": {"engine.sampler"} | MODELS | PLAIN,
     "engine.graphs": {"engine.static"} | MODELS | PLAIN,
     "engine.weights": {"engine.probe"} | FILES | MODELS | PLAIN,
-    "engine.runner": TENSORS | FILES | PLAIN,
-    "engine.worker": {"engine.runner"} | RUNNING | PLAIN,
+    "engine.runner": {"engine.probe", "engine.space"} | TENSORS | FILES | PLAIN,
+    "engine.budget": {"engine.runner"} | RUNNING | PLAIN,
+    "engine.worker": {"engine.budget", "engine.runner", "engine.sampler"} | RUNNING | PLAIN,
     "engine.local": {
         "engine",
         "engine.hub",

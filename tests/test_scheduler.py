@@ -1,11 +1,15 @@
-"""Who runs next, who holds which slot, and what a slot is reused for."""
+"""Who runs next, who holds which segment, what a segment is reused for, and what happens when memory runs out."""
 
 from __future__ import annotations
+
+import itertools
+import random
 
 from valley_cli.engine.base import Sampling
 from valley_cli.engine.detokenize import Detokenizer
 from valley_cli.engine.scheduler import Scheduler, shared_units
 from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
+from valley_cli.engine.space import Segment, Space, packed, rounded
 
 PHOTO = PictureUnit("photo", 100)
 SYSTEM: tuple[Unit, ...] = (1, 2, 3)
@@ -16,42 +20,58 @@ def sequence(*units: Unit) -> Sequence:
     return Sequence(None, tokens, (), 10, Sampling(), (), Detokenizer(lambda token: b""), units=units)
 
 
+def make(tokens: int = 4096, max_running: int = 4, kept: int = 16) -> Scheduler:
+    return Scheduler(Space(tokens), max_running, kept)
+
+
+def begin(scheduler: Scheduler, found: Sequence) -> Sequence:
+    """Let ``found`` come and be read."""
+    scheduler.add(found)
+    while (step := scheduler.next_step()).prefill is None:
+        assert step.decode, "nobody runs and nobody is read"
+    assert step.prefill is found
+    read(scheduler, found)
+    return found
+
+
+def read(scheduler: Scheduler, found: Sequence) -> None:
+    found.length = found.prompt_tokens
+    scheduler.has_read(found)
+
+
 def run(scheduler: Scheduler, *units: Unit, answer: tuple[int, ...] = (70, 71)) -> Sequence:
     """Let one request come, be answered and go; where it sat stays on it."""
-    found = sequence(*units)
-    scheduler.add(found)
-    assert scheduler.next_step().prefill is found
-    scheduler.has_read(found)
+    found = begin(scheduler, sequence(*units))
     found.length = found.prompt_tokens + len(answer) - 1
     found.new_ids = [*answer]
-    slot = found.slot
+    segment = found.segment
     scheduler.release(found)
-    found.slot = slot
+    found.segment = segment
     return found
 
 
 def test_the_next_turn_continues_where_the_last_one_stopped() -> None:
-    scheduler = Scheduler(4)
+    scheduler = make(max_running=4)
     first = run(scheduler, *SYSTEM, PHOTO, 10, 11)
     second = run(scheduler, *SYSTEM, PHOTO, 10, 11, 70, 20, 21)
-    assert second.slot == first.slot
+    assert second.segment == first.segment
     assert second.reused_tokens == 3 + 100 + 2 + 1  # the answer's last token was never read back
     assert second.reused_units == 3 + 1 + 2 + 1
 
 
 def test_another_question_about_the_same_picture_keeps_the_picture() -> None:
-    scheduler = Scheduler(4)
+    scheduler = make(max_running=4)
     run(scheduler, *SYSTEM, PHOTO, 10, answer=tuple(range(500, 900)))
     assert run(scheduler, *SYSTEM, PHOTO, 30).reused_tokens == 103
 
 
 def test_another_conversation_does_not_take_a_slot_for_a_system_prompt() -> None:
-    scheduler = Scheduler(4)
+    scheduler = make(max_running=4)
     first = run(scheduler, *SYSTEM, PHOTO, 10)
     other = run(scheduler, *SYSTEM, PictureUnit("drawing", 100), 10)
-    assert other.slot != first.slot
+    assert other.segment != first.segment
     assert other.reused_tokens == 0
-    assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 20).slot == first.slot
+    assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 20).segment == first.segment
 
 
 def test_the_last_token_is_always_computed() -> None:
@@ -61,15 +81,15 @@ def test_the_last_token_is_always_computed() -> None:
 
 
 def test_no_more_slots_are_kept_than_allowed_and_the_oldest_goes_first() -> None:
-    scheduler = Scheduler(16, kept=2)
+    scheduler = make(max_running=16, kept=2)
     pictures = [PictureUnit(str(n), 50) for n in range(5)]
-    slots = [run(scheduler, picture, 1).slot for picture in pictures]
-    assert slots == [0, 1, 0, 1, 0]
+    for picture in pictures:
+        run(scheduler, picture, 1)
     assert [units[0] for units in scheduler.held.values()] == pictures[3:]
 
 
 def test_a_broken_sequence_leaves_nothing_to_reuse() -> None:
-    scheduler = Scheduler(2)
+    scheduler = make(max_running=2)
     broken = sequence(PHOTO, 1)
     scheduler.add(broken)
     scheduler.next_step()
@@ -78,8 +98,8 @@ def test_a_broken_sequence_leaves_nothing_to_reuse() -> None:
     assert run(scheduler, PHOTO, 1).reused_tokens == 0
 
 
-def test_every_slot_is_free_again_after_all_have_gone() -> None:
-    scheduler = Scheduler(3)
+def test_all_room_is_free_again_after_all_have_gone() -> None:
+    scheduler = make(max_running=3)
     sequences = [sequence(n) for n in range(5)]
     for waiting in sequences:
         scheduler.add(waiting)
@@ -87,16 +107,17 @@ def test_every_slot_is_free_again_after_all_have_gone() -> None:
         while (step := scheduler.next_step()).prefill is None:
             pass
         assert step.prefill is expected
-        scheduler.has_read(expected)
+        read(scheduler, expected)
     assert scheduler.next_step().decode == tuple(sequences[:3])
     for gone in sequences:
         scheduler.release(gone)
     assert scheduler.idle
-    assert sorted([*scheduler.empty_slots, *scheduler.held]) == [0, 1, 2]
+    scheduler.forget_held()
+    assert scheduler.space.take(4096) == Segment(0, 4096)
 
 
 def test_a_long_prompt_is_read_in_turn_with_the_answers() -> None:
-    scheduler = Scheduler(4)
+    scheduler = make(max_running=4)
     answering, reading = sequence(1, 2), sequence(3, 4)
     scheduler.add(answering)
     scheduler.next_step()
@@ -110,7 +131,7 @@ def test_a_long_prompt_is_read_in_turn_with_the_answers() -> None:
 
 
 def test_a_prompt_half_read_is_not_kept() -> None:
-    scheduler = Scheduler(2)
+    scheduler = make(max_running=2)
     half = sequence(PHOTO, 1)
     scheduler.add(half)
     scheduler.next_step()
@@ -123,10 +144,105 @@ def test_a_prompt_half_read_is_not_kept() -> None:
 
 
 def test_a_turn_that_is_interrupted_while_it_is_read_keeps_what_it_took_over() -> None:
-    scheduler = Scheduler(2)
+    scheduler = make(max_running=2)
     run(scheduler, *SYSTEM, PHOTO, 10)
     interrupted = sequence(*SYSTEM, PHOTO, 10, 70, 20, 21)
     scheduler.add(interrupted)
     scheduler.next_step()
     scheduler.release(interrupted)
     assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 30).reused_tokens >= 103
+
+
+def test_the_first_in_the_queue_waits_for_room_and_nobody_overtakes_it() -> None:
+    scheduler = make(tokens=256)
+    first, long, short = sequence(PHOTO), sequence(PictureUnit("big", 200)), sequence(1)
+    begin(scheduler, first)
+    scheduler.add(long)
+    scheduler.add(short)
+    assert [scheduler.next_step().decode for _ in range(3)] == [(first,)] * 3
+    scheduler.release(first)
+    assert scheduler.next_step().prefill is long
+    read(scheduler, long)
+    scheduler.next_step()
+    assert scheduler.next_step().decode == (long,)
+
+
+def test_what_is_only_kept_gives_way_the_longest_unused_first() -> None:
+    scheduler = make(tokens=512)
+    for name in "abc":
+        run(scheduler, PictureUnit(name, 100))
+    assert len(scheduler.held) == 3
+    run(scheduler, PictureUnit("a", 100), 5)
+    run(scheduler, PictureUnit("d", 200))
+    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], PictureUnit)][:2] == ["a", "d"]
+
+
+def test_a_question_beside_one_that_runs_starts_from_a_copy_of_what_both_begin_with() -> None:
+    scheduler = make()
+    first = begin(scheduler, sequence(*SYSTEM, PHOTO, 10))
+    second = begin(scheduler, sequence(*SYSTEM, PHOTO, 20))
+    assert second.source == first.segment
+    assert second.segment != first.segment
+    assert (second.reused_units, second.reused_tokens) == (4, 103)
+
+
+def test_a_second_turn_that_outgrows_its_segment_takes_the_room_behind_it() -> None:
+    scheduler = make()
+    first = run(scheduler, PHOTO, 10)
+    second = run(scheduler, PHOTO, 10, 70, *range(300, 500))
+    assert first.segment
+    assert second.segment
+    assert second.segment.start == first.segment.start
+    assert second.segment.tokens >= second.room > first.segment.tokens
+
+
+def test_the_newer_half_waits_again_in_its_order_when_memory_runs_out() -> None:
+    scheduler = make()
+    running = [begin(scheduler, sequence(n, n)) for n in range(4)]
+    late = sequence(9)
+    scheduler.add(late)
+    running[3].new_ids = [70]
+    assert scheduler.halve() == 2
+    assert scheduler.running == running[:2]
+    assert [*scheduler.waiting] == [*running[2:], late]
+    assert running[3].segment is None
+    assert running[3].length == 0
+    assert running[3].all_units == (3, 3, 70)  # what it said is read again
+    scheduler.next_step()
+    assert scheduler.next_step().decode == tuple(running[:2])  # no more than they may run
+
+
+def test_one_more_may_run_after_every_64_steps_that_went_well() -> None:
+    scheduler = make()
+    for n in range(4):
+        begin(scheduler, sequence(n, n))
+    scheduler.halve()
+    allowed = []
+    for _ in range(64 * 4):
+        scheduler.stepped()
+        allowed.append(scheduler.allowed)
+    assert allowed == [2] * 63 + [3] * 64 + [4] * 129
+
+
+def test_segments_never_overlap_and_holes_grow_together_again() -> None:
+    rng = random.Random(3)
+    space, taken = Space(10_000), list[Segment]()
+    for _ in range(2000):
+        if taken and rng.random() < 0.5:
+            space.give(taken.pop(rng.randrange(len(taken))))
+        elif segment := space.take(rng.randrange(1, 1500)):
+            taken.append(segment)
+        elif taken and (longer := space.extend(taken[-1], taken[-1].tokens + rng.randrange(1, 200))):
+            taken[-1] = longer
+        ordered = sorted(taken)
+        assert all(a.end <= b.start for a, b in itertools.pairwise(ordered))
+        assert space.free + sum(segment.tokens for segment in taken) == 10_000
+    space, moves = packed(taken, 10_000)
+    assert [move.source for move in moves] == sorted(taken)
+    for move in moves:
+        space.give(move.target)
+    assert space.take(10_000)
+
+
+def test_a_size_is_rounded_up_by_no_more_than_an_eighth() -> None:
+    assert all(n <= rounded(n) <= max(n * 1.125, n + 63) for n in range(1, 40_000))

@@ -15,13 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.engine.base import Done, EngineOptions, Media, Message, Request, Sampling
+from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.preprocess import PreprocessOptions, preprocess
 from valley_cli.engine.prompt import place_pictures
 from valley_cli.engine.sampler import choose, make_chooser
+from valley_cli.engine.space import Segment
 from valley_cli.engine.worker import Worker
 from valley_cli.errors import ModelError, PromptError
 
@@ -150,48 +151,25 @@ def test_a_very_cold_sample_is_the_likeliest_token() -> None:
     assert choose(torch.tensor([[1.0, 3.0, 2.0]]), [chooser]).tolist() == [1]
 
 
-def test_what_a_slot_held_before_does_not_reach_its_neighbours() -> None:
+def test_what_a_segment_held_before_does_not_reach_its_neighbours() -> None:
     config = read_checkpoint(VALLEY25).config.text
     cache = KVCache(config, torch.device("cpu"), torch.float32)
-    cache.reserve(2, 32)
-    cache.keys.fill_(torch.nan)
-    cache.values.fill_(torch.nan)
-    shape = (1, config.num_attention_heads, 5, config.head_dim), (1, config.num_key_value_heads, 5, config.head_dim)
-    for slot, tokens in ((0, 2), (1, 5)):
-        q, k = (torch.ones(size)[:, :, :tokens] for size in shape)
-        cache.prefill(slot, 0)(0, q, k, k)
-    q, k = (torch.ones(size)[:, :, :1].expand(2, -1, -1, -1) for size in shape)
-    assert cache.decode([0, 1], [2, 5])(0, q, k, k).isfinite().all()
+    cache.resize(128)
+    segments = Segment(0, 64), Segment(64, 64)
 
+    def read(segment: Segment, tokens: int, value: float) -> None:
+        heads = config.num_attention_heads, config.num_key_value_heads
+        q, k = (torch.full((1, n, tokens, config.head_dim), value) for n in heads)
+        for layer in range(config.num_hidden_layers):
+            cache.prefill(segment, 0)(layer, q, k, k)
 
-def test_what_is_only_kept_gives_way_to_a_request_that_needs_the_memory() -> None:
-    from valley_cli.engine.runner import load_runner
-
-    files = read_checkpoint(VALLEY25)
-    engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
-    runner = load_runner(files, "cpu", "float32")
-    allocate = runner.cache._allocate
-
-    class SmallCache(KVCache):
-        """Room for two slots of 1024 tokens."""
-
-        def _allocate(self, slots: int, capacity: int) -> torch.Tensor:
-            if slots * capacity > 2 * 1024:
-                raise torch.OutOfMemoryError("simulated")
-            return allocate(slots, capacity)
-
-    runner.cache = SmallCache(files.config.text, runner.device, torch.float32)
-    runner.forget = lambda: setattr(  # type: ignore[method-assign]
-        runner, "cache", SmallCache(files.config.text, runner.device, torch.float32)
-    )
-    engine._worker = Worker(lambda: runner)
-    sampling = Sampling(max_new_tokens=4, ignore_eos=True)
-    for number in range(5):
-        text = f"{number} " * 250
-        *_, done = engine.generate(Request((Message("user", text),), sampling=sampling))
-        assert isinstance(done, Done)
-        assert done.usage.completion_tokens == 4
-    engine.close()
+    read(Segment(0, 128), 100, torch.nan)
+    for segment, tokens in zip(segments, (2, 5), strict=True):
+        cache.open(segment, 0)
+        read(segment, tokens, 1.0)
+    q, k = (torch.ones(2, n, 1, config.head_dim) for n in (config.num_attention_heads, config.num_key_value_heads))
+    for layer in range(config.num_hidden_layers):
+        assert cache.decode(segments, [2, 5])(layer, q, k, k).isfinite().all()
 
 
 class BreakingRunner:
@@ -202,8 +180,13 @@ class BreakingRunner:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def reserve(self, slot: int, room: int) -> None:
+    def cache_tokens(self, rows: int) -> int:
+        return 10_000
+
+    def resize(self, *args: object) -> None:
         pass
+
+    open = resize
 
     def merge(self, *args: object) -> None:
         raise self.error

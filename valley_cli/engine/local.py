@@ -157,7 +157,7 @@ class LocalEngine:
                 prompt_tokens=layout.prompt_tokens,
                 image_tokens=layout.image_tokens,
                 completion_tokens=len(sequence.new_ids),
-                cached_tokens=sequence.reused_tokens,
+                cached_tokens=min(sequence.reused_tokens, layout.prompt_tokens),
             ),
             timings=replace(
                 timings,

@@ -14,8 +14,10 @@ from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.preprocess import Picture
+from valley_cli.engine.probe import available_bytes
 from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
+from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.weights import choose_dtype, load_model
 from valley_cli.errors import DeviceError
 
@@ -23,6 +25,7 @@ from valley_cli.errors import DeviceError
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.
 SMALL_PARAMETERS = 50_000_000
 FEATURE_BYTES = 256_000_000  # encoded pictures kept for the next question about them
+FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the memory beside the weights, for the cache; the rest is for activations
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,19 +92,23 @@ class Runner:
         return siglip, vit
 
     @torch.inference_mode()
-    def merge(self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0) -> Tensor:
+    def merge(
+        self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0, said: Sequence[int] = ()
+    ) -> Tensor:
         """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows.
 
-        ``skip``: leave out what the first so many ids, whole pictures among them, stand for.
+        ``said``: the answer so far, read anew. ``skip``: leave out what the first so many ids of prompt and answer,
+        whole pictures among them, stand for.
         """
-        seen, rest = input_ids[:skip].count(IMAGE_ID), input_ids[skip:]
+        seen, rest = [*input_ids, *said][:skip].count(IMAGE_ID), [*input_ids, *said][skip:]
         used = pictures[seen : seen + rest.count(IMAGE_ID)]
         rows = []
         for index, picture in enumerate(used):
             self.on_stage(Stage("looking at pictures", index, len(used), "pictures"))
             rows.append(self.features(picture))
         merged = self.model.embed(rest, rows, IMAGE_ID)
-        return merged[: self.model.config.tokenizer_model_max_length]
+        end, limit = len(merged) - len(said), self.model.config.tokenizer_model_max_length
+        return merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:]))
 
     def features(self, picture: Picture) -> Tensor:
         """All rows of a picture, [tokens, C], from the cache of pictures seen lately where it is there."""
@@ -113,42 +120,50 @@ class Runner:
             del self._features[next(iter(self._features))]
         return rows
 
+    def cache_tokens(self, rows: int) -> int:
+        """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now, a share."""
+        share = FREE_SHARE[self.device.type]
+        affordable = int(available_bytes(str(self.device)) * share) // self.cache.token_bytes
+        return min(affordable, rows * self.model.config.text.max_position_embeddings)
+
     @torch.inference_mode()
-    def reserve(self, slot: int, room: int) -> None:
-        """Space for ``room`` tokens in ``slot``. Raises torch.OutOfMemoryError."""
-        self.cache.reserve(slot + 1, room)
+    def resize(self, tokens: int, moves: Sequence[Move] = ()) -> None:
+        """See ``KVCache.resize``."""
+        self.cache.resize(tokens, moves)
+
+    @torch.inference_mode()
+    def open(self, segment: Segment, kept: int = 0, source: Segment | None = None) -> None:
+        """See ``KVCache.open``."""
+        self.cache.open(segment, kept, source)
 
     def forget(self) -> None:
-        """Let go of every slot and kept picture."""
-        self.cache = KVCache(self.model.config.text, self.device, self.model.dtype)
+        """Let go of every kept picture and of what the allocator holds in reserve."""
         self._features.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def prefill(self, slot: int, merged: Tensor, room: int, start: int = 0) -> Tensor:
-        """Read ``merged`` [T, C] into ``slot`` behind the ``start`` tokens it holds already. -> logits [vocabulary]
-
-        ``room``: tokens the slot must have space for in all.
-        """
+    def prefill(self, segment: Segment, merged: Tensor, start: int = 0) -> Tensor:
+        """Read ``merged`` [T, C] into ``segment`` behind the ``start`` tokens it holds. -> logits [vocabulary]"""
         self.on_stage(Stage("reading the prompt"))
-        self.reserve(slot, room)
         positions = torch.arange(start, start + len(merged), device=self.device)[None]
-        hidden = self.decoder.hidden(merged[None], positions, self.cache.prefill(slot, start))
+        hidden = self.decoder.hidden(merged[None], positions, self.cache.prefill(segment, start))
         return self.decoder.logits(hidden[:, -1])[0]
 
     @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], slots: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> Tensor:
         """One more token a row: row i says ``tokens[i]`` at place ``lengths[i]``. -> logits [B, vocabulary]"""
         ids = torch.tensor(tokens, device=self.device)
         positions = torch.tensor(lengths, device=self.device)
         embedded = self.model.model.embed_tokens(ids)  # [B, C]
-        hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(slots, lengths))
+        hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(segments, lengths))
         return self.decoder.logits(hidden[:, -1])
 
     def step(
-        self, tokens: Sequence[int], slots: Sequence[int], lengths: Sequence[int], choosers: Sequence[Chooser]
+        self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int], choosers: Sequence[Chooser]
     ) -> list[int]:
         """``decode``, then ``choose``."""
-        return self.choose(self.decode(tokens, slots, lengths), choosers)
+        return self.choose(self.decode(tokens, segments, lengths), choosers)
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
@@ -157,9 +172,9 @@ class Runner:
         return ids
 
     @torch.inference_mode()
-    def chooser(self, sampling: Sampling, prompt_ids: Iterable[int]) -> Chooser:
-        """How a request's tokens are chosen."""
-        return make_chooser(sampling, prompt_ids, self.model.config.text.vocab_size, self.device)
+    def chooser(self, sampling: Sampling, seen_ids: Iterable[int], drawn: int = 0) -> Chooser:
+        """How a request's tokens are chosen, after ``drawn`` of them; ``seen_ids``: of prompt and answer."""
+        return make_chooser(sampling, seen_ids, self.model.config.text.vocab_size, self.device, drawn)
 
     def _tensor(self, array: object) -> Tensor:
         return torch.as_tensor(array).to(self.device, self.model.dtype)

@@ -36,13 +36,20 @@ class Chooser:
         return self.generator is None and self.seen is None
 
 
-def make_chooser(sampling: Sampling, prompt_ids: Iterable[int], vocabulary: int, device: torch.device) -> Chooser:
-    """``prompt_ids``: real token ids; the published code crashes on the placeholder's, -200."""
+def make_chooser(
+    sampling: Sampling, seen_ids: Iterable[int], vocabulary: int, device: torch.device, drawn: int = 0
+) -> Chooser:
+    """``seen_ids``: real token ids; the published code crashes on the placeholder's, -200. ``drawn``: tokens that were
+    chosen already, by another chooser of this request."""
     seen = None
     if sampling.repetition_penalty != 1.0:
         seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-        seen[torch.tensor(sorted(set(prompt_ids)), device=device, dtype=torch.int64)] = True
-    return Chooser(sampling, make_generator(sampling, device), seen)
+        seen[torch.tensor(sorted(set(seen_ids)), device=device, dtype=torch.int64)] = True
+    generator = make_generator(sampling, device)
+    if generator:
+        for _ in range(drawn):
+            torch.empty(vocabulary, device=device).exponential_(generator=generator)
+    return Chooser(sampling, generator, seen)
 
 
 def make_generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:

@@ -1,4 +1,4 @@
-"""Who runs next and who holds which slot. Plain Python, no tensors."""
+"""Who runs next and who holds which segment of the cache. Plain Python, no tensors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
 from valley_cli.engine.sequence import Sequence, Unit, count_tokens
+from valley_cli.engine.space import Move, Segment, Space, packed
 
-KEPT_SLOTS = 4
+KEPT = 16  # segments that outlive their request, where there is room
+WORTH_COPYING = 16  # tokens
+RECOVERY_STEPS = 64  # of all answers without a failure, until one more may run
 
 
 @dataclass(frozen=True)
@@ -20,37 +23,50 @@ class Step:
 
 
 class Scheduler:
-    """First come, first served, up to ``max_running`` at a time.
+    """First come, first served: the first in the queue waits until there is room for all it may need, and nobody
+    overtakes it; so nobody who began is put back for want of room, and nobody waits for ever.
 
-    One prompt is read at a time, piece by piece in turn with the answers under way. A slot outlives its request: up to
-    ``kept`` free ones go on holding what they held, and a request that begins with most of that continues there (the
-    second turn of a chat, another question about the same picture).
+    One prompt is read at a time, piece by piece in turn with the answers under way. A segment outlives its request:
+    up to ``kept`` go on holding what they held until their room is needed, the longest unused going first. A request
+    continues from whatever it begins with that is held, or that a running one has read (the second turn of a chat,
+    another question about the same picture).
     """
 
-    def __init__(self, max_running: int, kept: int = KEPT_SLOTS) -> None:
+    def __init__(self, space: Space, max_running: int, kept: int = KEPT) -> None:
+        self.space = space
+        self.max_running = self.allowed = max_running
+        self.kept = kept
         self.waiting: deque[Sequence] = deque()
         self.reading: Sequence | None = None
         self.running: list[Sequence] = []  # those that answer
+        self.held: dict[Segment, tuple[Unit, ...]] = {}  # the longest unused first
         self._answers_turn = False
-        self.empty_slots = list(range(max_running))
-        self.held: dict[int, tuple[Unit, ...]] = {}  # free slots and their units, the longest unused first
-        self.kept = kept
+        self._n_added = 0
+        self._good_steps = 0
 
     def add(self, sequence: Sequence) -> None:
+        self._n_added += 1
+        sequence.number = self._n_added
         self.waiting.append(sequence)
 
     @property
     def idle(self) -> bool:
-        return not self.waiting and not self.running and self.reading is None
+        return not self.waiting and not self.seated
+
+    @property
+    def seated(self) -> list[Sequence]:
+        """All with a segment, by arrival."""
+        return sorted([*self.running, *([self.reading] if self.reading else [])], key=lambda s: s.number)
 
     def next_step(self) -> Step:
-        """The step to take; a sequence holds its slot from the first step that reads it."""
-        if self.reading is None and self.waiting and (self.empty_slots or self.held):
-            self.reading = self.waiting.popleft()
-            self._seat(self.reading)
-        if self.reading and not (self.running and self._answers_turn):
-            self._answers_turn = True
-            return Step(prefill=self.reading)
+        """The step to take. Neither: the first in the queue needs more room than there is."""
+        if not (self.running and self._answers_turn):
+            may_begin = self.reading is None and self.waiting and len(self.running) < self.allowed
+            if may_begin and self._seat(self.waiting[0]):
+                self.reading = self.waiting.popleft()
+            if self.reading:
+                self._answers_turn = True
+                return Step(prefill=self.reading)
         self._answers_turn = False
         return Step(decode=tuple(self.running))
 
@@ -58,58 +74,111 @@ class Scheduler:
         """The whole prompt is in the cache: from now on ``sequence`` answers."""
         self.reading = None
         self.running.append(sequence)
-        self.running.sort(key=lambda s: s.slot or 0)
+        self.running.sort(key=lambda s: s.segment or Segment(0, 0))
 
-    def _seat(self, sequence: Sequence) -> None:
-        """The slot that shares most, if that is half of what it holds or of what is asked; else an empty one, else
-        the oldest. A shared system prompt alone is not worth another conversation's picture."""
-        shared = {slot: shared_units(units, sequence.units) for slot, units in self.held.items()}
-        best = max(shared, key=lambda slot: shared[slot], default=None)
-        if best is not None and shared[best]:
-            held = self.held[best]
-            if 2 * count_tokens(held[: shared[best]]) >= min(count_tokens(held), sequence.prompt_tokens):
-                self._take(sequence, best, shared[best])
-                return
-        if self.empty_slots and len(self.held) < max(self.kept, 1):
-            sequence.slot = self.empty_slots.pop(0)
-            return
-        oldest = next(iter(self.held))
-        self._take(sequence, oldest, shared[oldest])
+    def _seat(self, sequence: Sequence) -> bool:
+        """Find ``sequence`` a segment, and what it can continue from; False if there is no room now."""
+        source, n_units = self._best_source(sequence)
+        take_over = source in self.held and self._worth_taking(source, n_units, sequence)
+        if source in self.held:
+            self.held[source] = self.held.pop(source)  # used, so the last to go
+        while True:
+            if take_over and source and (longer := self.space.extend(source, sequence.room)):
+                del self.held[source]
+                sequence.begin(longer, n_units, source if longer != source else None)
+                return True
+            if segment := self.space.take(sequence.room):
+                sequence.begin(segment, n_units, source)
+                return True
+            if not self.held:
+                return False
+            oldest = next(iter(self.held))
+            self._let_go(oldest)
+            if oldest == source:
+                source, n_units, take_over = None, 0, False
 
-    def _take(self, sequence: Sequence, slot: int, n_units: int) -> None:
-        sequence.slot = slot
-        sequence.reused_units = n_units
-        sequence.reused_tokens = count_tokens(self.held.pop(slot)[:n_units])
+    def _best_source(self, sequence: Sequence) -> tuple[Segment | None, int]:
+        """The segment that shares most with what is to be read, and how many units."""
+        known = dict(self.held)
+        known |= {other.segment: other.held_units for other in self.running if other.segment}
+        best, n_units, wanted = None, 0, sequence.all_units
+        for segment, units in known.items():
+            if (shared := shared_units(units, wanted)) > n_units:
+                best, n_units = segment, shared
+        if count_tokens(wanted[:n_units]) < WORTH_COPYING:
+            return None, 0
+        return best, n_units
 
-    def forget_held(self, sequence: Sequence) -> None:
-        """Nothing is kept any more, and ``sequence``, the only one with a slot, sits in the first."""
-        n_slots = len(self.held) + len(self.empty_slots) + 1
-        self.held.clear()
-        self.empty_slots = list(range(1, n_slots))
-        sequence.slot = sequence.reused_units = sequence.reused_tokens = 0
+    def _worth_taking(self, segment: Segment, n_units: int, sequence: Sequence) -> bool:
+        """Whether to go on in a held segment rather than in a copy: if half of what it holds, or of what is asked, is
+        shared. A shared system prompt alone is not worth another conversation's picture."""
+        held = self.held[segment]
+        return 2 * count_tokens(held[:n_units]) >= min(count_tokens(held), sequence.prompt_tokens)
 
     def release(self, sequence: Sequence, *, intact: bool = True) -> None:
-        """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its slot holds."""
+        """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its segment holds."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         if sequence is self.reading:
             self.reading = None
         if sequence in self.running:
             self.running.remove(sequence)
-        if sequence.slot is not None:
-            self._free(sequence.slot, sequence.held_units if intact else ())
-            sequence.slot = None
+        if sequence.segment is not None:
+            self._free(sequence.segment, sequence.held_units if intact else ())
+            sequence.segment = None
 
-    def _free(self, slot: int, units: tuple[Unit, ...]) -> None:
-        if units and self.kept:
-            self.held[slot] = units
-            if len(self.held) > self.kept:
-                slot = next(iter(self.held))
-                del self.held[slot]
-            else:
-                return
-        self.empty_slots.append(slot)
-        self.empty_slots.sort()
+    def _free(self, segment: Segment, units: tuple[Unit, ...]) -> None:
+        if not units or not self.kept:
+            self.space.give(segment)
+            return
+        self.held[segment] = units
+        if len(self.held) > self.kept:
+            self._let_go(next(iter(self.held)))
+
+    def _let_go(self, held: Segment) -> None:
+        del self.held[held]
+        self.space.give(held)
+
+    def forget_held(self) -> None:
+        """Nothing is kept any more."""
+        for held in [*self.held]:
+            self._let_go(held)
+
+    def halve(self) -> int:
+        """Memory ran out: the newer half of those with a segment wait again, first in the queue and in their order,
+        and no more than the others may run for a while. -> how many go on"""
+        seated = self.seated
+        self.allowed = max(len(seated) // 2, 1)
+        self._good_steps = 0
+        for sequence in reversed(seated[len(seated) // 2 :]):
+            self.put_back(sequence)
+        return len(seated) // 2
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Let ``sequence`` wait again, before all others."""
+        self.release(sequence, intact=False)
+        sequence.put_back()
+        self.waiting.appendleft(sequence)
+
+    def stepped(self) -> bool:
+        """Every answer got its token. True when one more may run than before, after memory had run out."""
+        if self.allowed == self.max_running:
+            return False
+        self._good_steps += 1
+        if self._good_steps % RECOVERY_STEPS:
+            return False
+        self.allowed += 1
+        return True
+
+    def resize(self, tokens: int) -> tuple[Move, ...]:
+        """A space of ``tokens`` rows, or as many as those with a segment hold; kept ones are forgotten."""
+        self.forget_held()
+        owners = {sequence.segment: sequence for sequence in self.seated if sequence.segment}
+        held = sum(segment.tokens for segment in owners)
+        self.space, moves = packed(owners, max(tokens, held))
+        for move in moves:
+            owners[move.source].segment = move.target
+        return moves
 
     def cancelled(self) -> list[Sequence]:
         """Sequences whose caller went away."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from valley_cli.engine.base import Event, FinishReason, Sampling, TextDelta
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
+from valley_cli.engine.space import Segment
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ def count_tokens(units: Iterable[Unit]) -> int:
 class Sequence:
     """``payload`` is the prepared prompt, which only the runner looks into. ``length`` counts tokens in the cache.
 
-    ``units`` are the prompt as the cache knows it; the first ``reused_units``, ``reused_tokens`` rows, were found in
-    the slot. Empty for prompts whose rows may not be reused.
+    ``units`` are the prompt as the cache knows it, empty for prompts whose rows may not be reused. The first
+    ``reused_units``, ``reused_tokens`` rows, were found in ``segment`` or are to be copied from ``source``.
 
     The worker thread writes ``events``; the thread that called ``generate`` reads them. ``cancelled`` goes the
     other way.
@@ -50,22 +51,48 @@ class Sequence:
     units: tuple[Unit, ...] = ()
     reused_units: int = 0
     reused_tokens: int = 0
+    source: Segment | None = None
     unread: Any = None  # the rest of the prompt's rows, while it is read in pieces
-    chooser: Any = None  # how the runner chooses its tokens
-    slot: int | None = None
+    chooser: Any = None  # how the runner chooses its tokens; None: to be made, or made anew
+    segment: Segment | None = None
     length: int = 0
+    number: int = 0  # by arrival
+    ran_alone: bool = False  # what it failed at alone it will fail at again
     new_ids: list[int] = field(default_factory=list)
     events: queue.SimpleQueue[Event | BaseException | FinishReason] = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False
+    arrived_at: float = 0.0
+    wait_s: float = 0.0  # until its prompt was first looked at
+    encode_s: float = 0.0  # of its pictures, by the towers
     first_token_at: float | None = None
     last_token_at: float | None = None
 
     @property
+    def room(self) -> int:
+        """Rows it needs in all."""
+        return self.prompt_tokens + self.max_new_tokens
+
+    @property
+    def all_units(self) -> tuple[Unit, ...]:
+        """The prompt and what was said so far: what is read anew after the sequence was put back."""
+        return (*self.units, *self.new_ids) if self.units else ()
+
+    @property
     def held_units(self) -> tuple[Unit, ...]:
-        """What the slot holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
+        """What the segment holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
         if not self.units or self.length < self.prompt_tokens:  # not whole: only what was there before is known
-            return self.units[: self.reused_units]
+            return () if self.source else self.all_units[: self.reused_units]
         return (*self.units, *self.new_ids[: self.length - self.prompt_tokens])
+
+    def begin(self, segment: Segment, reused_units: int = 0, source: Segment | None = None) -> None:
+        """Take ``segment``, whose first ``reused_units`` are there or come from ``source``."""
+        self.segment, self.source, self.reused_units = segment, source, reused_units
+        self.reused_tokens = self.length = count_tokens(self.all_units[:reused_units])
+
+    def put_back(self) -> None:
+        """Leave the cache; what was said stays said."""
+        self.segment = self.source = self.unread = None
+        self.length = self.reused_units = self.reused_tokens = 0
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take a new token, send what can be shown of it, and say whether the answer ends here."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from valley_cli.engine.base import FinishReason
+from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
 from valley_cli.engine.scheduler import Scheduler, Step
 from valley_cli.engine.sequence import Sequence
+from valley_cli.engine.space import Segment, Space
 from valley_cli.errors import RoomError, ValleyError
 
 if TYPE_CHECKING:
     from valley_cli.engine.runner import Runner
+    from valley_cli.engine.sampler import Chooser
 
-MAX_RUNNING = 16
+MAX_RUNNING = 64
 PIECE_TOKENS = 512  # of a prompt that are read between two tokens of the answers under way
 
 
@@ -33,8 +37,9 @@ class Worker:
         self.load_s = 0.0
         self.memory_bytes = 0
         self._load = load
+        self._loaded_at = 0.0
         self._inbox: queue.SimpleQueue[Sequence | _Stop] = queue.SimpleQueue()
-        self._scheduler = Scheduler(MAX_RUNNING)
+        self._scheduler = Scheduler(Space(0), MAX_RUNNING)
         self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="valley-engine", daemon=True)
@@ -45,6 +50,7 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise ValleyError("the engine was closed")
+            sequence.arrived_at = time.perf_counter()
             self._inbox.put(sequence)
 
     def close(self) -> None:
@@ -58,90 +64,112 @@ class Worker:
         start = time.perf_counter()
         try:
             runner = self._load()
+            budget = Budget(runner, self._scheduler)
         except BaseException as error:
             self._refuse_all(error)
             return
-        self.load_s = time.perf_counter() - start
-        while self._take_new():
+        self._loaded_at = time.perf_counter()
+        self.load_s = self._loaded_at - start
+        while self._take_new(budget):
             for sequence in self._scheduler.cancelled():
                 self._end(sequence, "cancelled")
-            step = self._scheduler.next_step()
-            try:
-                self._execute(runner, step)
-            except BaseException as error:  # whatever it is, no caller may wait for ever
-                for sequence in (step.prefill,) if step.prefill else step.decode:
-                    self._scheduler.release(sequence, intact=False)
-                    sequence.fail(_explained(error))
+            self._step(budget, self._scheduler.next_step())
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
+
+    def _step(self, budget: Budget, step: Step) -> None:
+        """Take ``step``; whatever goes wrong, no caller may wait for ever."""
+        first = next(iter(self._scheduler.waiting), None)
+        try:
+            if step.prefill:
+                self._prefill(budget.runner, step.prefill)
+            elif step.decode:
+                self._decode(budget.runner, step.decode)
+                budget.stepped()
+            elif first and (refusal := budget.make_room(first)):
+                self._fail(first, refusal)
+            return
+        except BaseException as error:
+            # without its traceback, which holds on to the tensors of the step
+            failure = error.with_traceback(None) if ran_out_of_memory(error) else error
+        if ran_out_of_memory(failure) and budget.relieve():
+            for sequence in self._scheduler.everyone():
+                sequence.chooser = None  # nobody knows what it drew in the step that failed
+            return
+        for sequence in (step.prefill,) if step.prefill else step.decode or ((first,) if first else ()):
+            self._fail(sequence, failure)
+
+    def _fail(self, sequence: Sequence, error: BaseException) -> None:
+        self._scheduler.release(sequence, intact=False)
+        sequence.fail(_explained(error))
 
     def _refuse_all(self, error: BaseException) -> None:
         """Loading failed: every request, now and later, gets the reason."""
         while not isinstance(item := self._inbox.get(), _Stop):
             item.fail(error)
 
-    def _take_new(self) -> bool:
+    def _take_new(self, budget: Budget) -> bool:
         """Move arrivals to the scheduler, waiting for one when there is nothing to do. False: time to stop."""
         while self._scheduler.idle or not self._inbox.empty():
             item = self._inbox.get()
             if isinstance(item, _Stop):
                 return False
             self._scheduler.add(item)
+            if refusal := budget.refusal(item):
+                self._fail(item, refusal)
         return True
-
-    def _execute(self, runner: Runner, step: Step) -> None:
-        if step.prefill:
-            self._prefill(runner, step.prefill)
-        elif step.decode:
-            self._decode(runner, step.decode)
 
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
         """One piece of the prompt; all of it if nobody waits for the next token meanwhile."""
+        assert sequence.segment is not None
         if sequence.unread is None:
-            self._make_room(runner, sequence)
-            prepared = sequence.payload
-            sequence.unread = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units)
-            sequence.payload = None  # pixels are not needed again
-            sequence.length = sequence.reused_tokens
-            sequence.chooser = runner.chooser(sequence.sampling, sequence.prompt_ids)
-        assert sequence.slot is not None
-        room = sequence.length + len(sequence.unread) + sequence.max_new_tokens
-        piece = sequence.unread[:PIECE_TOKENS] if self._scheduler.running else sequence.unread
-        logits = runner.prefill(sequence.slot, piece, room, sequence.length)
-        self.memory_bytes = runner.memory_bytes  # a token more takes nothing: its room is reserved
-        sequence.length += len(piece)
-        sequence.unread = sequence.unread[len(piece) :]
-        if not len(sequence.unread):
-            sequence.unread = None
+            self._begin(runner, sequence, sequence.segment)
+        beside = self._scheduler.running or self._scheduler.allowed < self._scheduler.max_running
+        piece = sequence.unread[:PIECE_TOKENS] if beside else sequence.unread
+        logits = runner.prefill(sequence.segment, piece, sequence.length)
+        self.memory_bytes = runner.memory_bytes
+        token = None
+        if len(piece) == len(sequence.unread):
+            (token,) = runner.choose(logits[None], [self._chooser(runner, sequence)])
+        sequence.length += len(piece)  # only now: memory may have run out, and then the piece is read again
+        sequence.unread = sequence.unread[len(piece) :] if token is None else None
+        if token is not None:
             self._scheduler.has_read(sequence)
-            self._say(sequence, runner.choose(logits[None], [sequence.chooser])[0])
+            self._say(sequence, token)
 
-    def _make_room(self, runner: Runner, sequence: Sequence) -> None:
-        """Before anything of the prompt is read: what is only kept gives way when nobody else has a slot."""
-        assert sequence.slot is not None
-        room = sequence.prompt_tokens + sequence.max_new_tokens
-        try:
-            runner.reserve(sequence.slot, room)
-        except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError
-            if self._scheduler.running:
-                raise
-            self._scheduler.forget_held(sequence)
-            runner.forget()
-            runner.reserve(0, room)
+    def _begin(self, runner: Runner, sequence: Sequence, segment: Segment) -> None:
+        """Find what of the prompt is known and encode the rest; ``payload`` stays, in case it must be read again."""
+        sequence.wait_s = sequence.wait_s or time.perf_counter() - max(sequence.arrived_at, self._loaded_at)
+        runner.open(segment, sequence.reused_tokens, sequence.source)
+        sequence.source, prepared = None, sequence.payload
+        start = time.perf_counter()
+        sequence.unread = runner.merge(
+            prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units, sequence.new_ids
+        )
+        sequence.encode_s += time.perf_counter() - start
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
-        slots = [s.slot for s in sequences if s.slot is not None]
-        tokens = [s.new_ids[-1] for s in sequences]
-        chosen = runner.step(tokens, slots, [s.length for s in sequences], [s.chooser for s in sequences])
+        segments = [s.segment for s in sequences if s.segment]
+        tokens, lengths = [s.new_ids[-1] for s in sequences], [s.length for s in sequences]
+        chosen = runner.step(tokens, segments, lengths, [self._chooser(runner, s) for s in sequences])
         for sequence, token in zip(sequences, chosen, strict=True):
             sequence.length += 1
             self._say(sequence, token)
 
+    def _chooser(self, runner: Runner, sequence: Sequence) -> Chooser:
+        """The sequence's own, made anew where memory ran out while it chose: it goes on where it was."""
+        if sequence.chooser is None:
+            if sequence.sampling.seed is None:
+                sequence.sampling = replace(sequence.sampling, seed=random.getrandbits(63))
+            said = sequence.new_ids
+            sequence.chooser = runner.chooser(sequence.sampling, (*sequence.prompt_ids, *said), len(said))
+        chooser: Chooser = sequence.chooser
+        return chooser
+
     def _say(self, sequence: Sequence, token: int) -> None:
         """A negative token: this row's numbers are broken, its neighbours' are not."""
         if token < 0:
-            self._scheduler.release(sequence, intact=False)
-            sequence.fail(ValleyError("the model's numbers overflowed", "try again with --dtype float32"))
+            self._fail(sequence, ValleyError("the model's numbers overflowed", "try again with --dtype float32"))
         elif reason := sequence.append(token):
             self._end(sequence, reason)
 
@@ -152,8 +180,4 @@ class Worker:
 
 def _explained(error: BaseException) -> BaseException:
     """Out of memory is the user's to mend; anything else is ours and keeps its traceback."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
-        return RoomError(
-            "out of memory while answering", "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
-        )
-    return error
+    return RoomError("out of memory while answering", LESS) if ran_out_of_memory(error) else error

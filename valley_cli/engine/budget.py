@@ -1,0 +1,95 @@
+"""How many tokens the cache may hold and how many answers may run: less of both after memory ran out, then slowly more.
+
+What is given back must be memory: the newer half of the answers wait again, kept pictures and segments are forgotten,
+and the cache shrinks. A request fails only when it is alone and memory runs out for the second time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from valley_cli.engine.scheduler import Scheduler
+from valley_cli.engine.sequence import Sequence
+from valley_cli.errors import RoomError
+
+if TYPE_CHECKING:
+    from valley_cli.engine.runner import Runner
+
+LESS = "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on whatever device. No torch here: known by its name."""
+    named = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or named or "allocate memory" in str(error)
+
+
+class Budget:
+    """The memory that ``runner``'s cache may take. Speaks for ``scheduler`` to it."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+        self.runner = runner
+        self.scheduler = scheduler
+        self.most_tokens = runner.cache_tokens(scheduler.max_running)
+
+    @property
+    def share(self) -> int:
+        """Tokens the cache may hold now: in proportion to the answers that may run."""
+        return self.most_tokens * self.scheduler.allowed // self.scheduler.max_running
+
+    def refusal(self, sequence: Sequence) -> RoomError | None:
+        """Why ``sequence`` can never run, with the numbers; None if it can."""
+        return self._too_long(sequence, self.most_tokens) if sequence.room > self.most_tokens else None
+
+    def _too_long(self, sequence: Sequence, most_tokens: int) -> RoomError:
+        def size(tokens: int) -> str:
+            return f"{tokens} tokens ({tokens * self.runner.cache.token_bytes / 1e9:.2f} GB)"
+
+        answer = f"{sequence.prompt_tokens} of the prompt and up to {sequence.max_new_tokens} of the answer"
+        needed = f"the request needs a cache of {size(sequence.room)}: {answer}"
+        return RoomError(f"out of memory: {needed}; there is room for {size(most_tokens)}", LESS)
+
+    def make_room(self, first: Sequence) -> RoomError | None:
+        """Nobody runs and the cache is too small for ``first``: at the start, and after memory ran out.
+
+        The error if there is no memory even for ``first`` alone.
+        """
+        tokens = max(self.share, first.room)
+        while not self._resize(tokens):
+            self.runner.forget()
+            if tokens == first.room:
+                return self._too_long(first, 0)
+            self.scheduler.allowed = max(self.scheduler.allowed // 2, 1)
+            tokens = max(self.share, first.room) if self.scheduler.allowed > 1 else first.room
+        return None
+
+    def relieve(self) -> bool:
+        """Memory ran out: halve what runs, and let go of what is kept. False if nothing helps: one alone, again."""
+        seated = self.scheduler.seated
+        if not seated or (len(seated) == 1 and seated[0].ran_alone):
+            return False
+        seated[0].ran_alone = len(seated) == 1
+        self.scheduler.halve()
+        self.runner.forget()
+        self._resize(self.share if len(seated) > 1 else 0)
+        return True
+
+    def stepped(self) -> None:
+        """A step of all answers went well."""
+        if self.scheduler.stepped() and self.share > self.scheduler.space.tokens:
+            self._resize(self.share)
+
+    def _resize(self, tokens: int) -> bool:
+        """Give the cache ``tokens`` rows, at least what is in use. False: that was too much, and now it is empty."""
+        moves = self.scheduler.resize(tokens)
+        try:
+            self.runner.resize(self.scheduler.space.tokens, moves)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+        else:
+            return True
+        for sequence in reversed(self.scheduler.seated):
+            self.scheduler.put_back(sequence)
+        self.scheduler.resize(0)
+        return False

@@ -1,0 +1,96 @@
+"""Which stretch of the cache belongs to whom: a list of holes. Plain Python, no tensors."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+STEPS_AN_OCTAVE = 8  # sizes are rounded up to one of so many between two powers of two: at most an eighth is lost
+SMALLEST_STEP = 64
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """Rows ``start`` to ``end`` of the cache, one a token."""
+
+    start: int
+    tokens: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.tokens
+
+
+@dataclass(frozen=True)
+class Move:
+    """What ``source`` holds goes to the start of ``target``."""
+
+    source: Segment
+    target: Segment
+
+
+class Space:
+    """``tokens`` rows, handed out in segments. The lowest hole that is large enough is taken, so that memory that has
+    been used once is used again, and answers of like sizes lie at even distances."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._holes = [Segment(0, tokens)] if tokens else []
+
+    @property
+    def free(self) -> int:
+        """Rows in all holes."""
+        return sum(hole.tokens for hole in self._holes)
+
+    def take(self, tokens: int) -> Segment | None:
+        """A segment of at least ``tokens`` rows, None where no hole is large enough."""
+        for index, hole in enumerate(self._holes):
+            if hole.tokens >= tokens:
+                taken = Segment(hole.start, min(rounded(tokens), hole.tokens))
+                self._holes[index : index + 1] = _rest(hole, taken.end)
+                return taken
+        return None
+
+    def extend(self, segment: Segment, tokens: int) -> Segment | None:
+        """``segment`` made ``tokens`` rows long where it lies, None where its neighbour is in the way."""
+        if segment.tokens >= tokens:
+            return segment
+        for index, hole in enumerate(self._holes):
+            if hole.start == segment.end and segment.tokens + hole.tokens >= tokens:
+                longer = Segment(segment.start, min(rounded(tokens), segment.tokens + hole.tokens))
+                self._holes[index : index + 1] = _rest(hole, longer.end)
+                return longer
+        return None
+
+    def give(self, segment: Segment) -> None:
+        """Take ``segment`` back."""
+        insort(self._holes, segment)
+        merged: list[Segment] = []
+        for hole in self._holes:
+            if merged and merged[-1].end == hole.start:
+                hole = Segment(merged[-1].start, merged.pop().tokens + hole.tokens)
+            merged.append(hole)
+        self._holes = merged
+
+
+def packed(segments: Iterable[Segment], tokens: int) -> tuple[Space, tuple[Move, ...]]:
+    """A new space of ``tokens`` rows with ``segments``, which it must have room for, side by side at its start."""
+    space = Space(tokens)
+    moves = []
+    for segment in sorted(segments):
+        target = Segment(tokens - space.free, segment.tokens)
+        assert target.end <= tokens, "a space cannot be smaller than what it holds"
+        space._holes = _rest(Segment(target.start, tokens - target.start), target.end)
+        moves.append(Move(segment, target))
+    return space, tuple(moves)
+
+
+def rounded(tokens: int) -> int:
+    """``tokens`` or a little more, so that requests of about the same size take the same."""
+    step = max(SMALLEST_STEP, (1 << tokens.bit_length()) // (2 * STEPS_AN_OCTAVE))
+    return -(-tokens // step) * step
+
+
+def _rest(hole: Segment, start: int) -> list[Segment]:
+    return [Segment(start, hole.end - start)] if start < hole.end else []
