@@ -169,6 +169,8 @@ class KVCache:
 
     def decode(self, segments: Sequence[Segment], lengths: Sequence[int]) -> Attend:
         """Attention for one new token a row: row i is in ``segments[i]`` behind ``lengths[i]`` tokens."""
+        if len(segments) == 1:
+            return self._decode_one(segments[0], lengths[0])
         places = torch.tensor(
             [
                 segment.start * self.heads + head * head_step + length * token_step
@@ -192,6 +194,16 @@ class KVCache:
                 keys, values = self._rows(self.keys[layer], *rows), self._rows(self.values[layer], *rows)
                 parts.append(_grouped(q[run.first : run.end], keys, values, mask))
             return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return attend
+
+    def _decode_one(self, segment: Segment, length: int) -> Attend:
+        self._written[segment] = length + 1
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = (self._rows(pool[layer], segment, length + 1) for pool in (self.keys, self.values))
+            keys[0, :, length], values[0, :, length] = k[0, :, 0], v[0, :, 0]
+            return _grouped(q, keys, values, None)
 
         return attend
 
