@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from valley_cli.__main__ import main
 
 SCRIPT = Path(sys.executable).with_name("valley")
+KEYS = frozenset({"Enter", "Tab", "Up", "M-Enter", "C-c", "C-d", "C-r"})
 COLD_LIMIT_S = 120  # for slow, busy machines; a cold start costs about 5 CPU seconds
 
 
@@ -85,3 +88,68 @@ def inside(*args: str) -> int:
     with pytest.raises(SystemExit) as stopped:
         main(list(args))
     return int(stopped.value.code or 0)
+
+
+class Tmux:
+    """The installed command in a terminal that a script types into: a pane of a tmux server of its own."""
+
+    def __init__(self, *args: str, env: Mapping[str, str] | None = None, cwd: Path, size_wh: tuple[int, int]) -> None:
+        self._server = f"valley-test-{os.getpid()}-{id(self)}"
+        whole = {name: value for name, value in environment(env).items() if name != "TMUX"}
+        width, height = size_wh
+        geometry = ("-x", str(width), "-y", str(height))
+        command = shlex.join([str(SCRIPT), *args])
+        start = ("new-session", "-d", *geometry, "-c", str(cwd), command)
+        # the option first: the command may end at once
+        self._tmux("-f", "/dev/null", "start-server", ";", "set", "-g", "remain-on-exit", "on", ";", *start, env=whole)
+
+    def _tmux(self, *args: str, env: Mapping[str, str] | None = None) -> str:
+        done = subprocess.run(
+            ["tmux", "-u", "-L", self._server, *args], capture_output=True, text=True, env=env, timeout=COLD_LIMIT_S
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def pid(self) -> int:
+        """The command's process."""
+        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
+
+    def type(self, *keys: str) -> None:
+        """Press keys by their tmux names (``Enter``, ``C-c``); anything else is typed as it stands."""
+        for key in keys:
+            self._tmux("send-keys", *(() if key in KEYS else ("-l",)), key)
+
+    def screen(self) -> str:
+        """What is and was on the screen, long lines joined."""
+        return self._tmux("capture-pane", "-p", "-J", "-S", "-").rstrip()
+
+    def wait_for(self, text: str, count: int = 1) -> str:
+        """Wait until ``text`` is on the screen ``count`` times; the screen."""
+        end = time.monotonic() + COLD_LIMIT_S
+        while (screen := self.screen()).count(text) < count:
+            assert time.monotonic() < end, f"{text!r} never appeared:\n{screen}"
+            time.sleep(0.05)
+        return screen
+
+    def finish(self) -> int:
+        """Wait for the command's end; its exit code, or the negative number of the signal that ended it."""
+        end = time.monotonic() + COLD_LIMIT_S
+        while not (
+            ended := self._tmux(
+                "display-message", "-p", "#{pane_dead_status}#{?pane_dead_signal,-#{pane_dead_signal},}"
+            ).strip()
+        ):
+            assert time.monotonic() < end, f"it never ended:\n{self.screen()}"
+            time.sleep(0.05)
+        return int(ended)
+
+    def close(self) -> None:
+        """End the server and what runs in it."""
+        subprocess.run(["tmux", "-L", self._server, "kill-server"], capture_output=True, timeout=COLD_LIMIT_S)
+
+    def __enter__(self) -> Tmux:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

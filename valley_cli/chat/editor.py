@@ -103,6 +103,7 @@ class Editor:
                 buffer.validate_and_handle()
 
         @keys.add("escape", "enter", filter=typing)
+        @keys.add("escape", "c-j", filter=typing)
         def _alt_enter(event: KeyPressEvent) -> None:
             if self._block:
                 event.current_buffer.validate_and_handle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 
 from valley_cli.chat.attach import Attacher
@@ -26,7 +26,7 @@ class Session:
     """The state of a chat. ``draft`` is put on the next input line. ``reopen`` opens an engine for other settings.
 
     ``confirm`` asks a yes-or-no question and ``read_block`` reads a message of several lines; both are None where
-    nobody sits at a keyboard.
+    nobody sits at a keyboard. ``while_answering`` is entered around every answer.
     """
 
     settings: Settings
@@ -37,6 +37,7 @@ class Session:
     reopen: Callable[[Settings], Opening]
     confirm: Callable[[str], bool] | None = None
     read_block: Callable[[], str] | None = None
+    while_answering: Callable[[], AbstractContextManager[None]] = nullcontext
     conversation: Conversation = field(default_factory=Conversation)
     draft: str = ""
     done: Done | None = None  # how the last answer went
@@ -87,7 +88,8 @@ class Session:
     def ask(self, question: str) -> None:
         """Ask, and keep the answer. A question that is not sent goes back to the input line."""
         self.draft = question
-        self._send(self.conversation.asked(question))
+        with self.while_answering():
+            self._send(self.conversation.asked(question))
 
     def regenerate(self) -> None:
         """Ask the last question again; its old answer stays until a new one comes. Raises UsageError without one."""
@@ -95,7 +97,8 @@ class Session:
             raise UsageError("nothing was asked yet")
         before = self.conversation
         try:
-            self._send(before.answered(None))
+            with self.while_answering():
+                self._send(before.answered(None))
         finally:
             if before.is_answered and not self.conversation.is_answered:
                 self.conversation = before

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from valley_cli.chat.editor import PROMPT, Editor
@@ -25,7 +29,8 @@ def converse(session: Session, stages: Stages, history: Path) -> int:
         on_shown=lambda: session.opening.start(),  # not before: imports would keep the line from being drawn
         colour=wants_colour(session.renderer.err, session.settings.no_color),
     )
-    session.confirm, session.read_block = editor.confirm, editor.read_block
+    session.confirm, session.read_block, session.while_answering = editor.confirm, editor.read_block, keys_kept_back
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the terminal is put right on the way out
     session.opening.on_end = lambda: _opened(session, editor, stages)
     _recall(session)
     while True:
@@ -39,6 +44,29 @@ def converse(session: Session, stages: Stages, history: Path) -> int:
             stages.refresh = None
         if not _attempt(session, line):
             return 0
+
+
+@contextmanager
+def keys_kept_back() -> Iterator[None]:
+    """While an answer is printed, keys are not echoed into it; they wait for the next line. Ctrl-C works."""
+    if sys.platform == "win32":
+        yield
+        return
+    import termios
+
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except termios.error:  # the terminal is gone
+        yield
+        return
+    quiet = list(before)
+    quiet[0] &= ~termios.ICRNL  # Enter stays what the line editor takes for Enter
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _attempt(session: Session, line: str) -> bool:
