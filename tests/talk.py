@@ -18,6 +18,7 @@ from valley_cli.settings import Settings, load_settings
 
 EXAMPLES = ROOT / "examples"
 STAR, SHAPES, RING = (str(EXAMPLES / f"{name}.png") for name in ("star", "shapes", "ring"))
+MOVING = str(EXAMPLES / "moving.mp4")
 
 
 class Talk:
@@ -31,7 +32,7 @@ class Talk:
             settings=settings,
             opening=Opening(lambda: engine),
             renderer=Renderer(self.out, status, as_json, err=self.err),
-            attacher=Attacher(MediaLimits(), status.stage),
+            attacher=Attacher(MediaLimits(), status.stage, lambda note: self.session.tell(note)),
             autosave=Autosave(saved),
             reopen=reopen,
         )

@@ -12,7 +12,7 @@ import pytest
 
 from tests.commands import inside
 from tests.servers import Server, send
-from tests.talk import RING, SHAPES, STAR, Talk, reopen
+from tests.talk import MOVING, RING, SHAPES, STAR, Talk, reopen
 from valley_cli.chat.lines import read_messages
 from valley_cli.chat.room import check_room
 from valley_cli.engine import open_engine
@@ -70,6 +70,23 @@ def test_a_picture_may_come_at_any_turn(talk: Talk) -> None:
     assert [item.name for item in second.attachments] == [STAR]
     assert talk.session.done is not None
     assert talk.session.done.usage.image_tokens > 0
+
+
+def test_a_clip_is_decoded_once_and_its_moments_can_be_chosen(talk: Talk, tmp_path: Path) -> None:
+    path = tmp_path / "moving.mp4"
+    shutil.copy(MOVING, path)
+    assert "8 frames" in talk.told(str(path))  # dropped, and known by its bytes
+    assert "3 frames" in talk.told(f"/video '{path}' --start 0:01 --frames 3")
+    path.unlink()
+    assert "circle" in talk.say("Describe the given videos.")
+    before = talk.session.done
+    talk.say("What moves?")
+    assert before is not None
+    assert talk.session.done is not None
+    assert talk.session.done.usage.cached_tokens >= before.usage.prompt_tokens
+    assert "behind the clip's end" in talk.told(f"/video {MOVING} --start 99")
+    assert "no option --foo" in talk.told(f"/video {MOVING} --foo 3")
+    assert talk.session.conversation.pending == ()
 
 
 @pytest.mark.parametrize("form", ["{}", "'{}'", '"{}"', "file://{}", "escaped"])

@@ -26,7 +26,7 @@ BATCH = {
     "batch",
     *(f"batch.{name}" for name in ("index", "lines", "output", "pipeline", "progress", "records", "rows", "run")),
 }
-TALK = {"messages", "inputs", "render", "settings"} | PLAIN
+TALK = {"messages", "moments", "inputs", "render", "settings"} | PLAIN
 SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
 RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler", "engine.space"}
 TENSORS = {
@@ -46,13 +46,14 @@ ALLOWED: dict[str, set[str]] = {
     "text": set(),
     "settings": PLAIN,
     "inputs": PLAIN,
-    "messages": {"settings"} | PLAIN,
+    "moments": PLAIN,
+    "messages": {"", "moments", "settings"} | PLAIN,
     "render": PLAIN,
     "chat": set(),
     "chat.conversation": PLAIN,
     "chat.opening": PLAIN,
     "chat.store": PLAIN,
-    "chat.attach": {"chat.conversation", "media.fetch", "media.image"} | TALK,
+    "chat.attach": {"chat.conversation", "media.fetch", "media.image", "media.video"} | TALK,
     "chat.room": {"chat.conversation"} | PLAIN,
     "chat.session": {f"chat.{name}" for name in ("attach", "conversation", "opening", "room", "store")} | TALK,
     "chat.stages": {"chat.session"} | TALK,
@@ -66,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "commands.options": PLAIN,
     "commands.output": PLAIN,
     "commands.batch": COMMAND | {"inputs", "batch.report"} | BATCH,
-    **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "settings", "render"} | PLAIN),
+    **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "moments", "settings", "render"} | PLAIN),
     "commands.chat": COMMAND
     | {"chat"}
     | {f"chat.{name}" for name in ("attach", "lines", "opening", "session", "stages", "store", "terminal")},
@@ -75,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "commands.clips": COMMAND | MEDIA | VIDEO,
     "commands.pictures_out": COMMAND | MEDIA | VIDEO,
     "commands.video": COMMAND
-    | {"commands.answering", "commands.clips", "commands.pictures_out", "inputs"}
+    | {"commands.answering", "commands.clips", "commands.pictures_out", "inputs", "moments"}
     | MEDIA
     | VIDEO,
     "commands.bench": COMMAND | {"engine.probe"},

@@ -16,24 +16,24 @@ and a file that holds one object over several lines is one row of ``batch`` too:
     }
 
 A source is a path, an address or a ``data:`` URI. ``image`` and ``video`` stand for lists of one. A clip's object may
-hold ``frames``, ``fps``, ``max_frames``, ``start``, ``end`` and ``at`` (``FrameSelection``; seconds); its ``source``
-may be a list of pictures, its frames in order. ``content`` may also be OpenAI's list of parts: ``text``,
-``image_url`` and ``video_url`` (whose object may hold the same options). To replay a conversation that ends in an
-answer, that answer is left out (``up_to_question``) and given anew. Keys of the object that are not named here are
-not ours.
+hold ``frames``, ``fps``, ``max_frames``, ``start``, ``end``, ``at`` and ``frame_rate`` (``moments``; seconds, or
+times as typed); its ``source`` may be a list of pictures, its frames in order. ``content`` may also be OpenAI's list
+of parts: ``text``, ``image_url`` and ``video_url`` (whose object may hold the same options). To replay a conversation
+that ends in an answer, that answer is left out (``up_to_question``) and given anew. Keys of the object that are not
+named here are not ours.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from valley_cli.engine.base import FrameSelection, Media, Message
+from valley_cli import moments
+from valley_cli.engine.base import Media, Message
 from valley_cli.errors import UsageError
 from valley_cli.settings import ANSWER_KEYS
 from valley_cli.text import PICTURES, SNIFF_BYTES, printable, sniff
@@ -45,7 +45,6 @@ Json = Mapping[str, Any]
 PLACEHOLDER = "<image>"
 _ROLES = ("system", "user", "assistant")
 _MESSAGE_KEYS = {"role", "content", "image", "images", "video", "videos", "name"}
-_SELECTION_KEYS = {"frames", "fps", "max_frames", "start", "end", "at"}
 _MIME = {"jpeg": "image/jpeg", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
 
@@ -138,54 +137,16 @@ def _read_video(found: Any, open_source: OpenSource) -> tuple[Media, ...]:
         return open_source(found, "video")
     if not isinstance(found, dict):
         raise UsageError(f"a video is {_kind(found)}, not a source or an object with one")
-    if unknown := sorted(set(found) - _SELECTION_KEYS - {"source"}):
+    if unknown := sorted(set(found) - {*moments.KEYS} - {"source"}):
         raise UsageError(f"a video has the unknown key {_shown(unknown[0])}")
-    selection, source = read_selection(found), found.get("source")
+    wanted, source = moments.read_selection(found), found.get("source")
     if isinstance(source, list):
         frames = [frame for name in source for frame in open_source(_text(name, "a frame"), "image")]
         if not frames:
             raise UsageError("a video has no frames")
-        return (Media(f"{frames[0].name} ...", "video", frames=tuple(frames), selection=selection),)
+        return (Media(f"{frames[0].name} ...", "video", frames=tuple(frames), selection=wanted),)
     handles = open_source(_text(source, "a video's source"), "video")
-    return tuple(replace(media, selection=selection) if selection else media for media in handles)
-
-
-def read_selection(found: Json) -> FrameSelection | None:
-    """The moments that an object with ``_SELECTION_KEYS`` names; None if it has none of them."""
-    if not any(found.get(key) is not None for key in _SELECTION_KEYS):
-        return None
-    at = found.get("at") or []
-    return FrameSelection(
-        frames=_count(found, "frames") or FrameSelection.frames,
-        fps=_number(found, "fps", above_zero=True),
-        max_frames=_count(found, "max_frames"),
-        start_s=_number(found, "start"),
-        end_s=_number(found, "end"),
-        at_s=tuple(_seconds(value, "at") for value in (at if isinstance(at, list) else [at])),
-    )
-
-
-def _count(found: Json, key: str) -> int | None:
-    value = found.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UsageError(f"{key} is {_shown(value)}, not a whole number of at least 1")
-    return value
-
-
-def _number(found: Json, key: str, *, above_zero: bool = False) -> float | None:
-    value = found.get(key)
-    if value is None:
-        return None
-    number = _seconds(value, key)
-    if above_zero and not number:
-        raise UsageError(f"{key} is 0")
-    return number
-
-
-def _seconds(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise UsageError(f"{key} is {_shown(value)}, not a number of at least 0")
-    return float(value)
+    return tuple(replace(media, selection=wanted) if wanted else media for media in handles)
 
 
 def _read_parts(parts: Sequence[Any], open_source: OpenSource) -> tuple[str, tuple[Media, ...]]:
@@ -221,7 +182,7 @@ def _read_part(part: Json, kind: str, open_source: OpenSource) -> tuple[Media, .
     source = _text(address, f"the url of a part of type {kind}")
     if kind == "image_url":
         return open_source(source, "image")
-    options = {key: value[key] for key in _SELECTION_KEYS if key in value} if isinstance(value, dict) else {}
+    options = {key: value[key] for key in moments.KEYS if key in value} if isinstance(value, dict) else {}
     return _read_video({"source": source} | options, open_source)
 
 
@@ -239,20 +200,8 @@ def write_source(media: Media) -> Any:
     if media.kind == "image":
         return _address(media)
     source = [_address(frame) for frame in media.frames] if media.frames else _address(media)
-    options = write_selection(media.selection) if media.selection else {}
+    options = moments.write_selection(media.selection) if media.selection else {}
     return {"source": source} | options if options or media.frames else source
-
-
-def write_selection(selection: FrameSelection) -> dict[str, Any]:
-    """The keys that ``read_selection`` reads, without those that are as published."""
-    plain = FrameSelection()
-    names = {"start_s": "start", "end_s": "end", "at_s": "at"}
-    found = {
-        names.get(entry.name, entry.name): getattr(selection, entry.name)
-        for entry in fields(selection)
-        if getattr(selection, entry.name) != getattr(plain, entry.name)
-    }
-    return found | ({"at": list(selection.at_s)} if selection.at_s else {}) or {"frames": plain.frames}
 
 
 def _address(media: Media) -> str:

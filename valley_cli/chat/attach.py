@@ -25,6 +25,7 @@ class Attacher:
 
     limits: MediaLimits
     on_stage: Callable[[Stage], None]
+    on_note: Callable[[str], None]  # what was wrong with a clip that could be read all the same
 
     def open(
         self, words: list[str], kind: Kind | None = None, selection: FrameSelection | None = None
@@ -33,7 +34,7 @@ class Attacher:
         handles = [media for word in words for media in self._expand(word, kind, selection)]
         found = []
         for index, media in enumerate(handles):
-            self.on_stage(Stage("reading clips" if media.kind == "video" else "reading pictures", index, len(handles)))
+            self.on_stage(Stage("reading pictures", index, len(handles), "pictures"))
             found.append(self.hold(media))
         return found
 
@@ -44,15 +45,32 @@ class Attacher:
         return tuple(replace(media, selection=selection) for media in handles) if selection else handles
 
     def hold(self, media: Media) -> Attachment:
-        """Read ``media`` into memory. Raises SourceError for what is no picture or clip."""
+        """Read ``media`` into memory: a picture's bytes, a clip's chosen frames.
+
+        Raises SourceError for what is no picture or clip, UsageError for moments that a clip does not have.
+        """
+        held = self._hold_clip(media) if media.kind == "video" else self._hold_picture(media)
+        secret = (
+            media.url is not None and printable_url(media.url) != media.url
+        )  # not for files: what it gave goes there
+        return Attachment(held if secret else media, held)
+
+    def _hold_picture(self, media: Media) -> Media:
         from valley_cli.media.fetch import read_bytes
         from valley_cli.media.image import open_image
 
         data = read_bytes(media, self.limits)
         open_image(data, media.name, self.limits)
-        held = Media(media.name, media.kind, data=data)
-        secret = media.url is not None and printable_url(media.url) != media.url  # not for files: the bytes go there
-        return Attachment(held if secret else media, held)
+        return Media(media.name, data=data)
+
+    def _hold_clip(self, media: Media) -> Media:
+        from valley_cli.media.video import open_clip, sampled
+
+        with open_clip(media, self.limits) as clip:
+            frames = clip.frames(lambda done, total: self.on_stage(Stage("reading frames", done, total, "frames")))
+            for note in clip.notes:
+                self.on_note(f"{media.name}: {note}")
+            return sampled(media, frames)
 
     def hold_if_there(self, media: Media) -> tuple[Attachment, SourceError | None]:
         """As ``hold``; what a saved conversation names but is gone is kept by name, and the model does not see it."""

@@ -150,7 +150,11 @@ COMMANDS = {
     command.usage.split()[0]: command
     for command in (
         Command("/image SRC...", "attach pictures to the next question", slash_media.image),
-        Command("/video SRC...", "attach clips to the next question", slash_media.video),
+        Command(
+            "/video SRC... [OPTIONS]",
+            "attach clips: --frames N, --fps F, --start T, --end T, --at T",
+            slash_media.video,
+        ),
         Command("/detach [NAME...|all]", "let go of what waits for the next question, or of NAME", slash_media.detach),
         Command("/paste", "a message of several lines, until Alt-Enter or Ctrl-D", _paste),
         Command("/edit [TEXT]", "write a message in $EDITOR", slash_files.edit),

@@ -8,6 +8,7 @@ from valley_cli.chat.session import Session
 from valley_cli.engine.base import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.messages import Kind
+from valley_cli.moments import split_options
 
 
 def attach(
@@ -22,9 +23,10 @@ def attach(
 
 def label(item: Attachment) -> str:
     """An attachment on a line."""
-    kind = "clip" if item.source.kind == "video" else "picture"
-    gone = "" if item.held else " (gone: the model does not see it)"
-    return f"[{kind} {item.name}]{gone}"
+    if not item.held:
+        return f"[{item.name}] (gone: the model does not see it)"
+    n_frames = len(item.held.frames)
+    return f"[clip {item.name}, {n_frames} frames]" if n_frames else f"[picture {item.name}]"
 
 
 def image(session: Session, rest: str) -> None:
@@ -35,10 +37,11 @@ def image(session: Session, rest: str) -> None:
 
 
 def video(session: Session, rest: str) -> None:
-    """/video SRC..."""
-    if not rest:
-        raise UsageError("/video needs a clip", "/video clip.mp4")
-    attach(session, split_words(rest), "video")
+    """/video SRC... [--frames N] [--fps F] [--start T] ..."""
+    sources, wanted = split_options(split_words(rest))
+    if not sources:
+        raise UsageError("/video needs a clip", "/video clip.mp4 --start 0:10 --end 0:20")
+    attach(session, sources, "video", wanted)
 
 
 def detach(session: Session, rest: str) -> None:

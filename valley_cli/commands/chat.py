@@ -17,11 +17,13 @@ from valley_cli.chat.stages import Stages
 from valley_cli.chat.store import Autosave, last_saved, read_json, state_folder
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
+from valley_cli.engine.base import EngineOptions
 from valley_cli.errors import UsageError
 from valley_cli.render import Renderer, StatusLine
 from valley_cli.settings import Settings, load_settings, override
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+CACHE_BYTES = 512_000_000  # of decoded pictures: each turn measures and sends all of them
 
 Sources = Annotated[
     list[str] | None,
@@ -109,14 +111,17 @@ def open_session(settings: Settings, stages: Stages, *, resume: bool) -> Session
     if resume and path is None:
         raise UsageError("there is no conversation to go on with", "valley chat begins one")
 
-    limits = settings.engine_options().limits
+    def options(settings: Settings) -> EngineOptions:
+        return replace(settings.engine_options(stages), media_cache_bytes=CACHE_BYTES)
+
+    limits = options(settings).limits
     session = Session(
         settings=settings,
-        opening=Opening(lambda: open_engine(session.settings.engine_options(stages), start=True)),
+        opening=Opening(lambda: open_engine(options(session.settings), start=True)),
         renderer=Renderer(sys.stdout, stages.status, settings.json, settings.stats, settings.quiet, settings.no_color),
-        attacher=Attacher(limits, stages),
+        attacher=Attacher(limits, stages, on_note=lambda note: session.tell(note)),
         autosave=Autosave(folder, path),
-        reopen=lambda settings: Opening(lambda: open_engine(settings.engine_options(stages))),
+        reopen=lambda settings: Opening(lambda: open_engine(options(settings))),
     )
     if path is not None:
         take_up(session, str(path))

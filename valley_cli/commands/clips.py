@@ -1,32 +1,20 @@
-"""Clips in a request, for the commands that take them: times as typed, the cost line, what would make a clip fit."""
+"""Clips in a request, for the commands that take them: the cost line, what would make a clip fit."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from valley_cli.engine.base import PIXELS_PER_TOKEN, Cost, Engine, Request
-from valley_cli.errors import PromptError, UsageError
-from valley_cli.text import printable
+from valley_cli.errors import PromptError
 
 if TYPE_CHECKING:
     from valley_cli.media.video import Plan
 
-_TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)")
 _MAX_SHOWN_TIMES = 16
 _ROOM = 64  # tokens that an answer should have at least
-
-
-def read_time(text: str, option: str) -> float:
-    """Seconds, mm:ss or hh:mm:ss, with decimals -> seconds. Raises UsageError."""
-    found = _TIME.fullmatch(text.strip())
-    if not found or (found[2] is not None and float(found[3]) >= 60):
-        hint = "write seconds, mm:ss or hh:mm:ss, for example 75, 1:15 or 0:01:15.5"
-        raise UsageError(f"{option} {printable(text)!r} is no time", hint)
-    return int(found[1] or 0) * 3600 + int(found[2] or 0) * 60 + float(found[3])
 
 
 def cost_line(plans: Sequence[Plan], cost: Cost) -> str:

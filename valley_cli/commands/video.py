@@ -12,11 +12,12 @@ import typer
 
 from valley_cli.commands import options as opt
 from valley_cli.commands.answering import build_request, check_stdin_once, inputs_of, running_engine, show_answer
-from valley_cli.commands.clips import check_fits, clip_record, cost_line, read_time
+from valley_cli.commands.clips import check_fits, clip_record, cost_line
 from valley_cli.commands.output import open_output
 from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
 from valley_cli.engine.base import Engine, FrameSelection, Request, Stage
 from valley_cli.inputs import expand_sources
+from valley_cli.moments import read_time
 from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
 from valley_cli.settings import Settings, load_settings
 
