@@ -108,7 +108,7 @@ class LocalEngine:
         media_s = time.perf_counter() - begun
         sequence = self._sequence(request, prepared, room)
         worker.submit(sequence)
-        del prepared  # megabytes of pixels, which the worker lets go of once it has read them
+        del prepared  # megabytes of pixels, which the sequence lets go of when it ends
         layout = replace(layout, images=())
         try:
             while not isinstance(item := limit.next_of(sequence.events, lambda: worker.load_s > 0), str):
@@ -124,6 +124,8 @@ class LocalEngine:
                 memory_bytes=worker.memory_bytes,
                 fetch_s=effort.fetch_s,
                 decode_media_s=effort.decode_s,
+                encode_s=sequence.encode_s,
+                wait_s=sequence.wait_s,
             )
             yield self._done(item, sequence, layout, begun, timings)
         finally:
@@ -134,7 +136,7 @@ class LocalEngine:
         end_of_turn = self.files.tokenizer.token_id(END_OF_TURN_TOKEN)
         hidden = {end_of_turn} if request.exact else {end_of_turn, *self.files.eos_ids}
         return Sequence(
-            payload=prepared,
+            payload=replace(prepared, layout=replace(layout, images=())),
             units=prompt_units(prepared),
             prompt_tokens=layout.prompt_tokens,
             prompt_ids=tuple(token for token in layout.prompt.input_ids if token != IMAGE_ID),

@@ -36,6 +36,7 @@ class Scheduler:
         self.space = space
         self.max_running = self.allowed = max_running
         self.kept = kept
+        self.recovery_steps = RECOVERY_STEPS
         self.waiting: deque[Sequence] = deque()
         self.reading: Sequence | None = None
         self.running: list[Sequence] = []  # those that answer
@@ -165,7 +166,7 @@ class Scheduler:
         if self.allowed == self.max_running:
             return False
         self._good_steps += 1
-        if self._good_steps % RECOVERY_STEPS:
+        if self._good_steps % self.recovery_steps:
             return False
         self.allowed += 1
         return True

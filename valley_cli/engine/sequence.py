@@ -107,10 +107,12 @@ class Sequence:
     def finish(self, reason: FinishReason) -> None:
         """Send what was held back, then the reason."""
         self._send(self.detokenizer.finish(), final=True)
+        self.payload = None
         self.events.put(reason)
 
     def fail(self, error: BaseException) -> None:
         """End with ``error``, which ``generate`` raises in its caller's thread."""
+        self.payload = None
         self.events.put(error)
 
     def _send(self, text: str, *, final: bool = False) -> None:
