@@ -167,7 +167,7 @@ class Case:
         """Features, merged length and last-position logits, through the runner."""
         runner = load_runner(self.files, "cpu", "float32")
         for index, picture in enumerate(prepared.pictures):
-            for name, rows in zip(("siglip", "qwen2vl"), runner.encode_picture(picture), strict=True):
+            for name, rows in zip(("siglip", "qwen2vl"), runner.towers.encode([picture])[0], strict=True):
                 key = f"feat_{name}_{index}"
                 if key in self.arrays and rows is not None:
                     found = rows.numpy()[self.arrays[f"{key}_idx"]]

@@ -32,6 +32,7 @@ RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler", "engine.s
 TENSORS = {
     "engine.graphs",
     "engine.static",
+    "engine.towers",
     "engine.runner",
     "engine.sampler",
     "engine.kvcache",
@@ -108,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
     "engine.kvcache": {"engine.space"} | MODELS | PLAIN,
     "engine.sampler": PLAIN,
+    "engine.towers": FILES | MODELS | PLAIN,
     "engine.static": {"engine.sampler"} | MODELS | PLAIN,
     "engine.graphs": {"engine.static"} | MODELS | PLAIN,
     "engine.weights": {"engine.probe"} | FILES | MODELS | PLAIN,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.conftest import IMAGES, VALLEY2, VALLEY25
+from valley_cli.engine.base import EngineOptions, Media, Message, Request, Stage
+from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.models.config import ProjectorConfig, SiglipConfig, VitConfig
 from valley_cli.engine.models.projector import MlpPixelShuffle, OvisConvAdapter
-from valley_cli.engine.models.vision import SiglipTower, VitTower
+from valley_cli.engine.models.vision import MLP_ROWS, SiglipTower, VitMLP, VitTower
+from valley_cli.engine.prepare import Preparer
+from valley_cli.engine.preprocess import Picture, PicturePlan
+from valley_cli.engine.runner import load_runner
+from valley_cli.engine.towers import in_groups
 
 
 def scramble(model: torch.nn.Module, seed: int) -> None:
@@ -39,8 +47,10 @@ def test_siglip_equals_transformers() -> None:
         assert (ours(tiles) - expected).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("grid_hw", [(2, 2), (4, 10), (18, 6)])
-def test_vit_equals_transformers(grid_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "grids_hw", [[(2, 2)], [(4, 10)], [(18, 6), (4, 10), (10, 4), (2, 2)]], ids=["four", "wide", "several"]
+)
+def test_vit_equals_transformers(grids_hw: list[tuple[int, int]]) -> None:
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
@@ -49,10 +59,44 @@ def test_vit_equals_transformers(grid_hw: tuple[int, int]) -> None:
     scramble(reference, 3)
     ours = VitTower(VitConfig(embed_dim=32, depth=3, num_heads=2, mlp_dim=96, merger_dim=128, output_dim=24))
     ours.load_state_dict(reference.state_dict())
-    patches = torch.randn(grid_hw[0] * grid_hw[1], 1176, generator=torch.Generator().manual_seed(4))
+    total = sum(grid_h * grid_w for grid_h, grid_w in grids_hw)
+    patches = torch.randn(total, 1176, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        expected = reference(patches, grid_thw=torch.tensor([[1, *grid_hw]])).pooler_output
-        assert (ours(patches, grid_hw) - expected).abs().max() < 2e-5
+        expected = reference(patches, grid_thw=torch.tensor([[1, *grid_hw] for grid_hw in grids_hw])).pooler_output
+        assert (ours(patches, grids_hw) - expected).abs().max() < 2e-5
+
+
+def test_the_mlp_of_a_large_picture_is_computed_in_parts() -> None:
+    mlp = VitMLP(VitConfig(embed_dim=8, mlp_dim=12))
+    scramble(mlp, 7)
+    x = torch.randn(MLP_ROWS + 5, 8, generator=torch.Generator().manual_seed(8))
+    assert torch.equal(mlp(x), torch.cat([mlp(x[:MLP_ROWS]), mlp(x[MLP_ROWS:])]))
+
+
+@pytest.mark.parametrize("folder", [VALLEY2, VALLEY25], ids=["valley2", "valley2.5"])
+def test_pictures_together_give_what_each_gives_alone(folder: Path) -> None:
+    files = read_checkpoint(folder)
+    names = ("m0_64x64.png", "m4_200x60.png", "m3_56x84.png", "m0_64x64.png", "m1_120x80.png")
+    request = Request((Message("user", "?"),), images=tuple(Media(n, path=str(IMAGES / n)) for n in names))
+    preparer = Preparer(files, None, EngineOptions().limits)
+    pictures = preparer.prepare(preparer.layout(request)).pictures
+    towers = load_runner(files, "cpu", "float32").towers
+    alone = [torch.cat([part for part in towers.encode([p])[0] if part is not None]) for p in pictures]
+    stages: list[Stage] = []
+    for _ in range(2):
+        for found, expected in zip(towers.rows(pictures, stages.append), alone, strict=True):
+            assert (found - expected).abs().max() < 2e-5
+    assert [(stage.done, stage.total) for stage in stages] == [(0, 4)]  # one group; the second time all were kept
+
+
+def test_pictures_are_grouped_in_order_and_a_large_one_stands_alone() -> None:
+    def picture(patches: int) -> Picture:
+        plan = PicturePlan((1, 1), False, 0, (1, 1), (1, 1), (28 * patches // 2, 14 * 2))
+        return Picture(plan, None, None, str(patches))
+
+    sizes = [4, 4, 100, 8, 4, 4]
+    groups = in_groups([picture(size // 2) for size in sizes], 12)
+    assert [[int(p.key) * 2 for p in group] for group in groups] == [[4, 4], [100], [8, 4], [4]]
 
 
 def test_hard_tokenising_takes_one_row_of_the_visual_vocabulary() -> None:

@@ -18,13 +18,13 @@ from valley_cli.engine.probe import available_bytes
 from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
 from valley_cli.engine.space import Move, Segment
+from valley_cli.engine.towers import Towers
 from valley_cli.engine.weights import choose_dtype, load_model
 from valley_cli.errors import DeviceError
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.
 SMALL_PARAMETERS = 50_000_000
-FEATURE_BYTES = 256_000_000  # encoded pictures kept for the next question about them
 FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the memory beside the weights, for the cache; the rest is for activations
 
 
@@ -68,7 +68,7 @@ class Runner:
         self.device = device
         self.on_stage: Callable[[Stage], None] = lambda stage: None
         self.cache = KVCache(model.config.text, device, model.dtype)
-        self._features: dict[str, Tensor] = {}
+        self.towers = Towers(model, device)
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
         self.decoder = fuse_decoder(model, choose_layout(device, model.dtype, small))
         self._weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) + self.decoder.n_bytes
@@ -78,18 +78,7 @@ class Runner:
         """Weights, cache and kept pictures; on CUDA the most that was ever allocated."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        features = sum(rows.nbytes for rows in self._features.values())
-        return self._weight_bytes + features + self.cache.n_bytes
-
-    @torch.inference_mode()
-    def encode_picture(self, picture: Picture) -> tuple[Tensor | None, Tensor | None]:
-        """(SigLIP rows, Qwen2-VL rows) of one picture, [tokens, C] each, None for towers the model lacks."""
-        plan, siglip, vit = picture.plan, None, None
-        if picture.tiles is not None and self.model.config.siglip:
-            siglip = self.model.encode_tiles(self._tensor(picture.tiles), plan.size_wh, plan.tile_grid_wh)
-        if picture.patches is not None and self.model.config.vit:
-            vit = self.model.encode_patches(self._tensor(picture.patches), plan.grid_hw)
-        return siglip, vit
+        return self._weight_bytes + self.towers.n_bytes + self.cache.n_bytes
 
     @torch.inference_mode()
     def merge(
@@ -102,23 +91,9 @@ class Runner:
         """
         seen, rest = [*input_ids, *said][:skip].count(IMAGE_ID), [*input_ids, *said][skip:]
         used = pictures[seen : seen + rest.count(IMAGE_ID)]
-        rows = []
-        for index, picture in enumerate(used):
-            self.on_stage(Stage("looking at pictures", index, len(used), "pictures"))
-            rows.append(self.features(picture))
-        merged = self.model.embed(rest, rows, IMAGE_ID)
+        merged = self.model.embed(rest, self.towers.rows(used, self.on_stage), IMAGE_ID)
         end, limit = len(merged) - len(said), self.model.config.tokenizer_model_max_length
         return merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:]))
-
-    def features(self, picture: Picture) -> Tensor:
-        """All rows of a picture, [tokens, C], from the cache of pictures seen lately where it is there."""
-        rows = self._features.pop(picture.key, None)
-        if rows is None:
-            rows = torch.cat([part for part in self.encode_picture(picture) if part is not None])
-        self._features[picture.key] = rows  # the newest is last
-        while len(self._features) > 1 and sum(kept.nbytes for kept in self._features.values()) > FEATURE_BYTES:
-            del self._features[next(iter(self._features))]
-        return rows
 
     def cache_tokens(self, rows: int) -> int:
         """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now, a share."""
@@ -138,7 +113,7 @@ class Runner:
 
     def forget(self) -> None:
         """Let go of every kept picture and of what the allocator holds in reserve."""
-        self._features.clear()
+        self.towers.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -175,6 +150,3 @@ class Runner:
     def chooser(self, sampling: Sampling, seen_ids: Iterable[int], drawn: int = 0) -> Chooser:
         """How a request's tokens are chosen, after ``drawn`` of them; ``seen_ids``: of prompt and answer."""
         return make_chooser(sampling, seen_ids, self.model.config.text.vocab_size, self.device, drawn)
-
-    def _tensor(self, array: object) -> Tensor:
-        return torch.as_tensor(array).to(self.device, self.model.dtype)

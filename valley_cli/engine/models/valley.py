@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from valley_cli.engine.models.vision import SiglipTower, VitTower
 # Bounds the visual-vocabulary softmax, tiles x 196 x 32000 values: 50 MB a matrix on a CPU in float32, where more tiles
 # at once bring nothing; a CUDA card wants them all.
 TILES_AT_ONCE = {"cpu": 2, "cuda": 16}
+
+
+Size = tuple[int, int]
 
 
 class _Named(nn.Module):
@@ -68,12 +71,16 @@ class Valley(nn.Module):
         weight = self.model.embed_tokens.weight if self.config.text.tie_word_embeddings else self.lm_head.weight
         return F.linear(self.model.norm(hidden), weight)
 
-    def encode_tiles(self, tiles: Tensor, size_wh: tuple[int, int], grid_wh: tuple[int, int]) -> Tensor:
-        """SigLIP rows of one picture, [tokens, C], from its tiles [n, 3, 384, 384]; the base tile comes first."""
+    def encode_tiles(self, tiles: Sequence[Tensor], sizes_wh: Sequence[Size], grids_wh: Sequence[Size]) -> list[Tensor]:
+        """SigLIP rows of each picture, [tokens, C], from its tiles [n, 3, 384, 384]; the base tile comes first."""
         tower = self.model.get_submodule("vision_tower.vision_tower.vision_model")
-        rows = torch.cat(
-            [self.model.mm_projector(tower(part)) for part in tiles.split(TILES_AT_ONCE[tiles.device.type])]
-        )
+        parts = torch.cat(list(tiles)).split(TILES_AT_ONCE[tiles[0].device.type])
+        rows = torch.cat([self.model.mm_projector(tower(part)) for part in parts])
+        each = rows.split([len(part) for part in tiles])
+        return [self._laid_out(*picture) for picture in zip(each, sizes_wh, grids_wh, strict=True)]
+
+    def _laid_out(self, rows: Tensor, size_wh: Size, grid_wh: Size) -> Tensor:
+        """One picture's tiles [n, rows, C] as the sequence has them, [tokens, C]."""
         config = self.config
         if not config.anyres:
             return rows[0]
@@ -89,9 +96,10 @@ class Valley(nn.Module):
             window = pool_map(window, geometry.tile_map_hw(size_wh, grid_wh, config.max_vision_token, side))
         return torch.cat((rows[0], window.flatten(0, 1)))
 
-    def encode_patches(self, patches: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """Qwen2-VL rows of one picture, [tokens, C], from its patches [gh * gw, 1176]."""
-        return self.model.qwen2vl_vision_tower(patches, grid_hw)
+    def encode_patches(self, patches: Sequence[Tensor], grids_hw: Sequence[Size]) -> Sequence[Tensor]:
+        """Qwen2-VL rows of each picture, [tokens, C], from its patches [gh * gw, 1176]."""
+        rows = self.model.qwen2vl_vision_tower(torch.cat(list(patches)), grids_hw)
+        return rows.split([grid_h * grid_w // 4 for grid_h, grid_w in grids_hw])
 
     def embed(self, input_ids: Iterable[int], pictures: list[Tensor], placeholder: int) -> Tensor:
         """Token embeddings with picture rows in the placeholders' stead, in order. -> [T, C]"""

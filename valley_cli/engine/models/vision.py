@@ -1,10 +1,13 @@
 """The two vision towers (spec valley2, sections 5 and 7). Attribute names equal the weights' names.
 
-They are small enough to stand here: importing transformers' own classes costs three CPU seconds a start,
-and these see each picture alone, so no mask over several pictures is ever built.
+They are small enough to stand here: importing transformers' own classes costs three CPU seconds a start. Pictures go
+through together, and every one sees itself alone: no mask over several pictures is ever built, memory is linear.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,7 @@ from valley_cli.engine.models.layers import (
 )
 
 VIT_EPS = 1e-6
+MLP_ROWS = 8192  # at once: a picture of 65,536 patches would else take 1.3 GB in float32, three times
 VIT_ROPE_THETA = 10_000.0
 
 
@@ -112,6 +116,9 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1))
 
 
+Runs = Sequence[tuple[int, int]]  # so many pictures of so many patches each, one after the other
+
+
 class VitAttention(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -119,12 +126,19 @@ class VitAttention(nn.Module):
         self.qkv = Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = Linear(config.embed_dim, config.embed_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        patches = x.shape[0]
-        q, k, v = self.qkv(x).view(patches, 3, self.heads, -1).permute(1, 2, 0, 3)  # each [H, patches, D]
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, runs: Runs) -> Tensor:
+        total = x.shape[0]
+        q, k, v = self.qkv(x).view(total, 3, self.heads, -1).permute(1, 2, 0, 3)  # each [H, total, D]
         q, k = (apply_rotary(part.float(), cos, sin).to(x.dtype) for part in (q, k))
-        out = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
-        return self.proj(out.transpose(0, 1).reshape(patches, -1))
+        parts, first = [], 0
+        for n, patches in runs:
+            each = (
+                part[:, first : first + n * patches].unflatten(1, (n, patches)).transpose(0, 1) for part in (q, k, v)
+            )
+            out = F.scaled_dot_product_attention(*each)  # [n, H, patches, D]
+            parts.append(out.transpose(1, 2).reshape(n * patches, -1))
+            first += n * patches
+        return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
 
 
 class VitMLP(nn.Module):
@@ -134,6 +148,9 @@ class VitMLP(nn.Module):
         self.fc2 = Linear(config.mlp_dim, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._rows(rows) for rows in x.split(MLP_ROWS)]) if len(x) > MLP_ROWS else self._rows(x)
+
+    def _rows(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         return self.fc2(x * torch.sigmoid(1.702 * x))  # quick GELU
 
@@ -146,8 +163,8 @@ class VitBlock(nn.Module):
         self.norm2 = LayerNorm(config.embed_dim, VIT_EPS)
         self.mlp = VitMLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, runs: Runs) -> Tensor:
+        x = x + self.attn(self.norm1(x), cos, sin, runs)
         return x + self.mlp(self.norm2(x))
 
 
@@ -168,7 +185,8 @@ class PatchMerger(nn.Module):
 
 
 class VitTower(nn.Module):
-    """Qwen2-VL's vision transformer on one picture: patches [gh * gw, 1176] -> [gh * gw / 4, hidden]."""
+    """Qwen2-VL's vision transformer: patches [sum of gh * gw, 1176] of pictures of ``grids_hw``, one after the other
+    -> [sum of gh * gw / 4, hidden]."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -177,11 +195,13 @@ class VitTower(nn.Module):
         self.blocks = nn.ModuleList(VitBlock(config) for _ in range(config.depth))
         self.merger = PatchMerger(config)
 
-    def forward(self, patches: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        cos, sin = self.rotary(grid_hw, patches.device)
+    def forward(self, patches: Tensor, grids_hw: Sequence[tuple[int, int]]) -> Tensor:
+        tables = [self.rotary(grid_hw, patches.device) for grid_hw in grids_hw]
+        cos, sin = (torch.cat(parts) for parts in zip(*tables, strict=True))
+        runs = [(len(list(run)), size) for size, run in groupby(grid_h * grid_w for grid_h, grid_w in grids_hw)]
         x = self.patch_embed(patches)
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, runs)
         return self.merger(x)
 
     def rotary(self, grid_hw: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
