@@ -1,0 +1,201 @@
+"""Seconds of the two vision towers per picture, beside transformers' towers called as the published code calls them.
+
+    python -m benchmarks.vision [--quick] [--device cuda]
+
+SigLIP and the Qwen2-VL ViT at their published widths; on CUDA all layers in bfloat16, on a CPU one in float32. One
+picture of 1000x700 (7 tiles, 3600 patches) and 8 frames of 320x240 (8 tiles, 3168 patches); with --quick a picture of
+320x240 and 2 frames. The published code passes all tiles of a request at once, its pooling head included, and all
+patches at once. Then memory: the most that the ViT takes beyond its input, per patch, for pictures of 1000, 2000 and
+4000 pixels a side. It is linear if that stays level.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import finish
+from valley_cli.engine import geometry
+from valley_cli.engine.models.config import SiglipConfig, VitConfig
+from valley_cli.engine.models.valley import TILES_AT_ONCE
+from valley_cli.engine.models.vision import SiglipTower, VitTower
+
+LARGE, FRAME = (1000, 700), (320, 240)
+SIDES = (1000, 2000, 4000)
+BARS = {"speed": 0.95, "growth": 1.15}  # least ratio to transformers; most bytes a patch at 4000 over 1000 pixels
+
+
+def grid_hw(size_wh: tuple[int, int]) -> tuple[int, int]:
+    """In patches, as the published preprocessing cuts a picture."""
+    width, height = geometry.patch_size(geometry.fetch_size(size_wh), None, None)
+    return height // geometry.PATCH, width // geometry.PATCH
+
+
+def n_tiles(size_wh: tuple[int, int]) -> int:
+    """Of a picture alone, the base tile included."""
+    across, down = geometry.tile_layout(size_wh, "(1x1),...,(3x3)", 384).grid_wh
+    return 1 + across * down
+
+
+def random_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Small values, norms about one; buffers stay as they are."""
+    model.to(dtype).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.02)
+
+
+def siglip_pair(depth: int, device: torch.device, dtype: torch.dtype) -> tuple[Any, SiglipTower]:
+    """transformers' tower and ours over the same tensors."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = SiglipConfig(num_hidden_layers=depth)
+    with torch.device(device):
+        reference: Any = SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                num_hidden_layers=depth,
+                num_attention_heads=config.num_attention_heads,
+                image_size=config.image_size,
+                patch_size=config.patch_size,
+            )
+        )
+    with torch.device("meta"):
+        ours = SiglipTower(config)
+    random_weights(reference, dtype)
+    state = {name.removeprefix("vision_model."): tensor for name, tensor in reference.state_dict().items()}
+    ours.load_state_dict({name: state[name] for name in ours.state_dict()}, assign=True)
+    return reference, ours
+
+
+def vit_pair(depth: int, device: torch.device, dtype: torch.dtype) -> tuple[Any, VitTower]:
+    """transformers' tower and ours over the same tensors."""
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+    config = VitConfig(depth=depth)
+    shape = {"depth": depth, "embed_dim": config.embed_dim, "num_heads": config.num_heads, "mlp_ratio": 4}
+    with torch.device(device):
+        reference: Any = Qwen2VisionTransformerPretrainedModel(
+            Qwen2VLVisionConfig(**shape, hidden_size=config.output_dim)
+        )
+    random_weights(reference, dtype)
+    with torch.device("meta"):
+        ours = VitTower(config)
+    ours.load_state_dict({name: reference.state_dict()[name] for name in ours.state_dict()}, assign=True)
+    return reference, ours
+
+
+def seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def speed(device: torch.device, large: tuple[int, int], frames: int, repeats: int) -> dict[str, Any]:
+    """Seconds a picture by tower and load, transformers' and ours, and how far their results are apart."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    whole = device.type == "cuda"
+    siglip, our_siglip = siglip_pair(SiglipConfig.num_hidden_layers if whole else 1, device, dtype)
+    vit, our_vit = vit_pair(VitConfig.depth if whole else 1, device, dtype)
+    one, clip = f"one {large[0]}x{large[1]}", f"{frames} frames"
+    loads = {one: (n_tiles(large), [grid_hw(large)]), clip: (frames, [grid_hw(FRAME)] * frames)}
+    figures: dict[str, Any] = {}
+    for name, (tiles_n, grids) in loads.items():
+        tiles = torch.randn(tiles_n, 3, 384, 384, device=device).to(dtype)
+        patches = torch.randn(sum(h * w for h, w in grids), 1176, device=device).to(dtype)
+        thw = torch.tensor([[1, *grid] for grid in grids], device=device)
+
+        def ours_siglip(tiles: Tensor = tiles) -> Tensor:
+            return torch.cat([our_siglip(part) for part in tiles.split(TILES_AT_ONCE[device.type])])
+
+        pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+            "siglip": (lambda tiles=tiles: siglip(pixel_values=tiles).last_hidden_state, ours_siglip),
+            "vit": (
+                lambda patches=patches, thw=thw: vit(patches, grid_thw=thw).pooler_output,
+                lambda patches=patches, grids=grids: our_vit(patches, grids),
+            ),
+        }
+        for tower, (theirs, ours) in pairs.items():
+            apart = float((theirs() - ours()).abs().max())
+            pairs_s = [(seconds(theirs, device), seconds(ours, device)) for _ in range(repeats)]
+            times = {"transformers": min(a for a, _ in pairs_s), "valley": min(b for _, b in pairs_s)}
+            row = {who: round(best / len(grids), 5) for who, best in times.items()}
+            row |= {"ratio": round(times["transformers"] / times["valley"], 2), "apart": round(apart, 6)}
+            figures[f"{tower}, {name}"] = row
+            theirs_s, ours_s = row["transformers"], row["valley"]
+            print(f"{tower:<7}{name:<14} transformers {theirs_s:8.4f} s  valley {ours_s:8.4f} s a picture")
+    return figures
+
+
+@torch.inference_mode()
+def peak_bytes(side: int, device: torch.device) -> tuple[int, int]:
+    """(patches, most bytes beyond weights and input) of a ViT over a picture of ``side`` x ``side`` pixels.
+
+    On a CPU the tower has one head and one layer: even so 65,536 patches need half a minute to see each other.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    config = VitConfig(depth=2) if device.type == "cuda" else VitConfig(80, 1, 1, 320, 320, 448)
+    with torch.device("meta"):
+        tower = VitTower(config)
+    random_weights(tower.to_empty(device=device), dtype)
+    grid = grid_hw((side, side))
+    tower(torch.zeros(16, 1176, device=device, dtype=dtype), [(4, 4)])  # what is loaded once
+    patches = torch.zeros(grid[0] * grid[1], 1176, device=device, dtype=dtype).normal_()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        tower(patches, [grid])
+        return len(patches), torch.cuda.max_memory_allocated() - before
+    before = status_bytes("VmRSS")
+    tower(patches, [grid])
+    return len(patches), status_bytes("VmHWM") - before
+
+
+def status_bytes(field: str) -> int:
+    """A line of this process's /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+
+def memory(device: torch.device, sides: tuple[int, ...]) -> dict[str, Any]:
+    """Bytes a patch at each side, each measured in a process of its own."""
+    rows = {}
+    for side in sides:
+        command = [sys.executable, "-m", "benchmarks.vision", "--device", device.type, "--memory", str(side)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        patches, peak = map(int, done.stdout.split())
+        rows[str(side)] = {"patches": patches, "peak_bytes": peak, "bytes_a_patch": round(peak / patches)}
+        print(f"{side:>5} pixels a side: {patches:>6} patches, {peak / 1e6:7.0f} MB at most")
+    first, last = rows[str(sides[0])], rows[str(sides[-1])]
+    return {"sides": rows, "growth": round(last["bytes_a_patch"] / first["bytes_a_patch"], 3)}
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    quick = "--quick" in arguments
+    device = torch.device(arguments[arguments.index("--device") + 1] if "--device" in arguments else "cpu")
+    if "--memory" in arguments:
+        print(*peak_bytes(int(arguments[arguments.index("--memory") + 1]), device))
+        return
+    quick = quick and device.type == "cpu"
+    figures = {"speed": speed(device, FRAME, 2, 2) if quick else speed(device, LARGE, 8, 3)}
+    figures["memory"] = memory(device, SIDES[:2] if quick else SIDES)
+    slowest = min(row["ratio"] for row in figures["speed"].values())
+    ok = slowest >= BARS["speed"] and figures["memory"]["growth"] <= BARS["growth"]
+    bars = {"ratio": f">= {BARS['speed']}", "growth of bytes a patch": f"<= {BARS['growth']}"}
+    finish("vision" if device.type == "cpu" else "vision-cuda", figures, bars, ok)
+
+
+if __name__ == "__main__":
+    main()
