@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def vit_pair(depth: int, device: torch.device, dtype: torch.dtype) -> tuple[Any,
     return reference, ours
 
 
-def seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
     start = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -116,18 +117,17 @@ def speed(device: torch.device, large: tuple[int, int], frames: int, repeats: in
         patches = torch.randn(sum(h * w for h, w in grids), 1176, device=device).to(dtype)
         thw = torch.tensor([[1, *grid] for grid in grids], device=device)
 
-        def ours_siglip(tiles: Tensor = tiles) -> Tensor:
+        def in_parts(tiles: Tensor) -> Tensor:
             return torch.cat([our_siglip(part) for part in tiles.split(TILES_AT_ONCE[device.type])])
 
-        pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-            "siglip": (lambda tiles=tiles: siglip(pixel_values=tiles).last_hidden_state, ours_siglip),
-            "vit": (
-                lambda patches=patches, thw=thw: vit(patches, grid_thw=thw).pooler_output,
-                lambda patches=patches, grids=grids: our_vit(patches, grids),
-            ),
+        pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+            "siglip": (partial(siglip, pixel_values=tiles), partial(in_parts, tiles)),
+            "vit": (partial(vit, patches, grid_thw=thw), partial(our_vit, patches, grids)),
         }
         for tower, (theirs, ours) in pairs.items():
-            apart = float((theirs() - ours()).abs().max())
+            expected = theirs()
+            expected = expected.last_hidden_state if tower == "siglip" else expected.pooler_output
+            apart = float((expected - ours()).abs().max())
             pairs_s = [(seconds(theirs, device), seconds(ours, device)) for _ in range(repeats)]
             times = {"transformers": min(a for a, _ in pairs_s), "valley": min(b for _, b in pairs_s)}
             row = {who: round(best / len(grids), 5) for who, best in times.items()}

@@ -203,8 +203,12 @@ class Case:
         """Greedy tokens and text, through the engine's own door."""
         options = EngineOptions(device="cpu", dtype="float32")
         engine = LocalEngine(self.files, None, self.folder.name, options)
-        *deltas, done = engine.generate(self.request)
+        self.check_answer(engine)
         engine.close()
+
+    def check_answer(self, engine: LocalEngine) -> None:
+        """Greedy tokens and text through ``engine``."""
+        *deltas, done = engine.generate(self.request)
         expected = self.expected["greedy"]
         ids, margins = list(done.token_ids), expected["top1_minus_top2"]  # type: ignore[union-attr]
         sure = next((step for step, margin in enumerate(margins) if margin < MARGIN), None)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import SUBSET, VALLEY25
+from tests.golden import Case
 from tests.test_decoder import TOLERANCE, Decoder, fused_decoder, prompt, tiny
+from valley_cli.engine.base import Done, EngineOptions, Message, Request, Sampling
+from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
+from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.models.text import causal_attend
+from valley_cli.engine.runner import Runner
 from valley_cli.engine.sampler import NO_TOKEN
 from valley_cli.engine.static import StaticStep
+from valley_cli.engine.weights import load_model
+from valley_cli.engine.worker import Worker
 
 POOL_TOKENS, ROOM = 400, 100
 
@@ -54,7 +66,7 @@ class Served:
         return int(self.decoder.logits(hidden[:, -1]).argmax())
 
     def graphs(self, ahead: bool) -> DecodeGraphs:
-        return DecodeGraphs(self.embedding, self.decoder, self.keys, self.values, 512, ahead)
+        return DecodeGraphs(self.embedding, self.decoder, self.keys, self.values, 512, ahead=ahead)
 
 
 def full_logits(plain: Decoder, ids: Tensor) -> Tensor:
@@ -185,3 +197,72 @@ def test_a_row_of_broken_numbers_says_no_token_and_its_neighbour_goes_on() -> No
     step.feed([first, first], [0, 100], [10, 10])
     step()
     assert step.chosen.tolist() == [greedy_alone(served.plain, ids, 2)[1], NO_TOKEN]
+
+
+@pytest.fixture
+def recorded() -> Iterator[Callable[[CheckpointFiles], LocalEngine]]:
+    """Makes engines that take recorded steps wherever they can, as they do on CUDA, on this processor."""
+    opened = []
+
+    def make(files: CheckpointFiles) -> LocalEngine:
+        engine = LocalEngine(files, None, files.folder.name, EngineOptions(device="cpu", dtype="float32"))
+        model = load_model(files, torch.device("cpu"), torch.float32)
+        runner = Runner(model, torch.device("cpu"), record_after=0)
+        engine._worker = Worker(lambda: runner)
+        opened.append((engine, runner))
+        return engine
+
+    yield make
+    for engine, runner in opened:
+        engine.close()
+        assert runner._graphs
+        assert runner._graphs.n_recorded > 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SUBSET.glob("*/cases/*.json")), ids=lambda path: f"{path.parts[-3]}/{path.stem}"
+)
+def test_recorded_steps_say_what_the_published_code_says(
+    path: Path, recorded: Callable[[CheckpointFiles], LocalEngine]
+) -> None:
+    case = Case(path)
+    engine = recorded(case.files)
+    for _ in range(2):  # the second time nearly all of the prompt is found in the cache
+        case.check_answer(engine)
+
+
+def test_recorded_steps_under_random_joining_and_leaving_say_what_single_runs_say(
+    recorded: Callable[[CheckpointFiles], LocalEngine],
+) -> None:
+    files = replace(read_checkpoint(VALLEY25), eos_ids=frozenset())
+    rng = random.Random(23)
+    sampled = Sampling(max_new_tokens=30, temperature=0.8, seed=5)
+    requests = [
+        Request((Message("user", f"{'please ' * rng.randrange(4)}what {n}?"),), sampling=sampling)
+        for n in range(8)
+        for sampling in (Sampling(max_new_tokens=30), sampled)
+    ]
+    engine, plain = recorded(files), LocalEngine(files, None, "plain", EngineOptions(device="cpu", dtype="float32"))
+    alone = [token_ids(plain, request) for request in requests]
+    plain.close()
+
+    def one(number: int) -> bool:
+        kind = rng.randrange(len(requests))
+        time.sleep(rng.random() * 0.02)
+        if rng.random() < 0.3:
+            events = engine.generate(requests[kind])
+            for _ in range(rng.randrange(1, 12)):
+                next(events, None)
+            events.close()
+            return True
+        return token_ids(engine, requests[kind]) == alone[kind]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(one, range(120)))
+    assert token_ids(engine, requests[0]) == alone[0]
+
+
+def token_ids(engine: LocalEngine, request: Request) -> tuple[int, ...]:
+    *_, done = engine.generate(request)
+    assert isinstance(done, Done)
+    return done.token_ids

@@ -21,7 +21,7 @@ from torch import Tensor
 from valley_cli.engine.models.fused import FusedDecoder
 from valley_cli.engine.static import Pool, StaticStep, flash_works
 
-RECORD_AFTER = 12  # steps of one kind
+RECORD_AFTER = 12  # steps of one kind, unless told otherwise
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 LEAST_SPAN = 1024
 
@@ -58,23 +58,35 @@ class DecodeGraphs:
     """Records and repeats steps over one pool. ``ahead``: start the next step before this one's tokens are read."""
 
     def __init__(
-        self, embedding: Tensor, decoder: FusedDecoder, keys: Pool, values: Pool, context: int, ahead: bool = True
+        self,
+        embedding: Tensor,
+        decoder: FusedDecoder,
+        keys: Pool,
+        values: Pool,
+        context: int,
+        record_after: int = RECORD_AFTER,
+        ahead: bool = True,
     ) -> None:
-        """``context``: the most tokens a row may ever hold."""
+        """``context``: the most tokens a row may ever hold. ``record_after``: steps of a kind."""
         self.embedding, self.decoder, self.keys, self.values = embedding, decoder, keys, values
-        self.context, self.ahead = context, ahead
+        self.context, self.record_after, self.ahead = context, record_after, ahead
         self.flash = flash_works(decoder.config, embedding.device, embedding.dtype)
         self._taken: Counter[tuple[int, int]] = Counter()
         self._recorded: dict[tuple[int, int], Recorded | None] = {}  # None: there was no memory for it
         self._begun: tuple[Recorded, Batch] | None = None
         self._pool = torch.cuda.graph_pool_handle() if embedding.is_cuda else None
 
+    @property
+    def n_recorded(self) -> int:
+        """Kinds of steps that are recorded."""
+        return sum(recorded is not None for recorded in self._recorded.values())
+
     def find(self, batch: Batch) -> Recorded | None:
         """The recorded step for ``batch``, None if it is not worth recording yet."""
         rows = next((rows for rows in ROWS if rows >= len(batch.tokens)), 0)
         kind = (rows, self._span(max(batch.lengths) + 1))
         self._taken[kind] += 1
-        if rows and kind not in self._recorded and self._taken[kind] > RECORD_AFTER:
+        if rows and kind not in self._recorded and self._taken[kind] > self.record_after:
             self._recorded[kind] = self._record(batch, *kind)
         recorded = self._recorded.get(kind)
         if recorded is None:  # the step will be taken in another way

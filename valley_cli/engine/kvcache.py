@@ -66,7 +66,11 @@ class KVCache:
     call, as 0 x NaN under a mask is NaN.
     """
 
-    def __init__(self, config: TextConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: TextConfig, device: torch.device, dtype: torch.dtype, token_major: bool | None = None
+    ) -> None:
+        """``token_major``: see ``_strides``; None: as the device has it."""
+        self.token_major = device.type != "cpu" if token_major is None else token_major
         self.config = config
         self.device = device
         self.dtype = dtype
@@ -140,10 +144,15 @@ class KVCache:
         self._written[segment] = tokens
         self._touched = max(self._touched, sum(self._written.values()))
 
+    def note_step(self, segments: Sequence[Segment], lengths: Sequence[int], tokens: int = 1) -> None:
+        """So many ``tokens`` are written behind ``lengths``."""
+        for segment, length in zip(segments, lengths, strict=True):
+            self._written[segment] = min(length + tokens, segment.tokens)
+
     def _strides(self, segment: Segment) -> tuple[int, int]:
         """Rows from head to head and from token to token. On a CPU each head's tokens lie together, which attention
         reads 1.3 to 1.5 times as fast; kernels for CUDA that take a block table want each token's heads together."""
-        return (segment.tokens, 1) if self.device.type == "cpu" else (1, self.heads)
+        return (1, self.heads) if self.token_major else (segment.tokens, 1)
 
     def _rows(self, pool: Tensor, segment: Segment, tokens: int, rows: int = 1, stride: int = 0) -> Tensor:
         """The first ``tokens`` of ``rows`` segments, ``stride`` apart, in one layer: [rows, KV, tokens, D], a view."""
@@ -182,8 +191,7 @@ class KVCache:
         )  # [B * KV]
         runs = find_runs(segments, [length + 1 for length in lengths])
         masks = [self._visible(run, lengths) for run in runs]
-        for segment, length in zip(segments, lengths, strict=True):
-            self._written[segment] = length + 1
+        self.note_step(segments, lengths)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             parts = []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from valley_cli.engine.base import Sampling, Stage
 from valley_cli.engine.checkpoint import CheckpointFiles
+from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
@@ -61,13 +62,19 @@ def load_runner(
 
 
 class Runner:
-    """Holds weights and cache. Every method runs without gradients. ``on_stage`` is told of long steps."""
+    """Holds weights and cache. Every method runs without gradients. ``on_stage`` is told of long steps.
 
-    def __init__(self, model: Valley, device: torch.device) -> None:
+    ``record_after``: how often a kind of step is taken before it is recorded (see ``graphs``); None: RECORD_AFTER on
+    CUDA, and never on a CPU.
+    """
+
+    def __init__(self, model: Valley, device: torch.device, record_after: int | None = None) -> None:
         self.model = model
         self.device = device
         self.on_stage: Callable[[Stage], None] = lambda stage: None
-        self.cache = KVCache(model.config.text, device, model.dtype)
+        self.record_after = RECORD_AFTER if record_after is None and device.type == "cuda" else record_after
+        self.cache = KVCache(model.config.text, device, model.dtype, token_major=self.record_after is not None)
+        self._graphs: DecodeGraphs | None = None
         self.towers = Towers(model, device)
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
         self.decoder = fuse_decoder(model, choose_layout(device, model.dtype, small))
@@ -104,11 +111,13 @@ class Runner:
     @torch.inference_mode()
     def resize(self, tokens: int, moves: Sequence[Move] = ()) -> None:
         """See ``KVCache.resize``."""
+        self._graphs = None  # before the tensors it holds on to are replaced
         self.cache.resize(tokens, moves)
 
     @torch.inference_mode()
     def open(self, segment: Segment, kept: int = 0, source: Segment | None = None) -> None:
         """See ``KVCache.open``."""
+        self._changed(segment)
         self.cache.open(segment, kept, source)
 
     def forget(self) -> None:
@@ -121,6 +130,7 @@ class Runner:
     def prefill(self, segment: Segment, merged: Tensor, start: int = 0) -> Tensor:
         """Read ``merged`` [T, C] into ``segment`` behind the ``start`` tokens it holds. -> logits [vocabulary]"""
         self.on_stage(Stage("reading the prompt"))
+        self._changed(segment)
         positions = torch.arange(start, start + len(merged), device=self.device)[None]
         hidden = self.decoder.hidden(merged[None], positions, self.cache.prefill(segment, start))
         return self.decoder.logits(hidden[:, -1])[0]
@@ -134,11 +144,32 @@ class Runner:
         hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(segments, lengths))
         return self.decoder.logits(hidden[:, -1])
 
+    @torch.inference_mode()
     def step(
         self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int], choosers: Sequence[Chooser]
     ) -> list[int]:
-        """``decode``, then ``choose``."""
+        """``decode``, then ``choose``; by a recorded step where there is one."""
+        if self.record_after is not None:
+            graphs, batch = self._current_graphs(self.record_after), as_batch(tokens, segments, lengths)
+            if recorded := graphs.find(batch):
+                self.cache.note_step(segments, lengths, 2)  # the next one may have begun
+                if all(chooser.plain for chooser in choosers):
+                    return graphs.greedy(recorded, batch)
+                return self.choose(graphs.logits(recorded, batch), choosers)
         return self.choose(self.decode(tokens, segments, lengths), choosers)
+
+    def _current_graphs(self, record_after: int) -> DecodeGraphs:
+        """Of the cache's tensors, which it may have replaced."""
+        if self._graphs is None or self._graphs.keys is not self.cache.keys:
+            embedding, keys, values = self.model.model.embed_tokens.weight, self.cache.keys, self.cache.values
+            context = self.model.config.text.max_position_embeddings
+            self._graphs = DecodeGraphs(embedding, self.decoder, keys, values, context, record_after)
+        return self._graphs
+
+    def _changed(self, segment: Segment) -> None:
+        """``segment`` is written by something else than a step."""
+        if self._graphs:
+            self._graphs.changed(segment.start)
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
@@ -150,3 +181,9 @@ class Runner:
     def chooser(self, sampling: Sampling, seen_ids: Iterable[int], drawn: int = 0) -> Chooser:
         """How a request's tokens are chosen, after ``drawn`` of them; ``seen_ids``: of prompt and answer."""
         return make_chooser(sampling, seen_ids, self.model.config.text.vocab_size, self.device, drawn)
+
+
+def as_batch(tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> Batch:
+    """The rows of a step as the recorded ones know them."""
+    starts, rooms = [segment.start for segment in segments], [segment.tokens for segment in segments]
+    return Batch(tuple(tokens), tuple(starts), tuple(lengths), tuple(rooms))

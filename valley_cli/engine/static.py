@@ -7,6 +7,7 @@ step that has run has its own successor as input. Every number equals the step o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +98,7 @@ def flash_attend(keys: Pool, values: Pool, starts: Tensor, lengths: Tensor, span
     return attend
 
 
+@cache
 def flash_works(config: TextConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``flash_attend`` runs here and agrees with ``masked_attend``: tried once, on rows of three lengths."""
     if device.type != "cuda" or dtype == torch.float32:
