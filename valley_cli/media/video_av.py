@@ -9,19 +9,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import av
-import numpy as np
 
-from valley_cli.media.video_types import ClipError, Index
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from valley_cli.media.video_types import ClipError, Index, Pixels
 
 DEMUXERS = {"mkv": "matroska", "webm": "matroska", "mp4": "mov", "ts": "mpegts"}  # others by their own name
 DEFAULT_RATE = 25.0  # frames a second of a clip that names no times and no rate
 MAX_THREADS = 4  # each holds frames of its own
+END = object()  # of the packets: what the decoder still holds comes then
 MAX_ERRORS = 1000  # broken packets before a file is given up
 
 
@@ -37,6 +35,7 @@ class Packets:
     end: int
     counted: bool
     discards: bool  # an edit list hides frames
+    leading: bool  # keyframes are followed by frames shown before them, which need the pictures before (open GOP)
     broken: int
 
 
@@ -51,9 +50,10 @@ class AvDecoder:
     index: Index
     rotation: int
     name: str = "PyAV"
-    _decoded: Iterator[Any] = field(default_factory=lambda: iter(()))
+    _frames: Iterator[Any] = field(default_factory=lambda: iter(()))
+    _target: int | None = None  # pts; of frames before it only those are decoded that others lean on
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, Pixels]]:
         """See ``Decoder.frames``. A frame that cannot be decoded is replaced by the next one that can, or the last."""
         chosen = self._counted(wanted) if self.packets.counted else self._by_time(wanted)
         last: tuple[int, Any] | None = None
@@ -64,19 +64,23 @@ class AvDecoder:
                 raise ClipError("none of its frames can be decoded")
             yield index, last[0], self.pixels(last[1])
 
-    def pixels(self, frame: Any) -> NDArray[np.uint8]:
-        """[height, width, 3], upright, of the clip's size."""
+    def pixels(self, frame: Any) -> Pixels:
+        """Upright, of the clip's size."""
         w, h = self.index.size_wh
         if self.rotation % 180:
             w, h = h, w
-        pixels_HWC = frame.reformat(width=w, height=h, format="rgb24").to_ndarray()
-        return np.ascontiguousarray(np.rot90(pixels_HWC, self.rotation // 90))
+        plane = frame.reformat(width=w, height=h, format="rgb24").planes[0]
+        data = bytes(plane)
+        if plane.line_size != 3 * w:
+            data = b"".join(data[row : row + 3 * w] for row in range(0, h * plane.line_size, plane.line_size))
+        return Pixels((w, h), data).turned(self.rotation)
 
     def _counted(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        self._target = None
         self._seek(None)
         number, frame = -1, None
         for index in wanted:
-            while number < index and (following := next(self._decoded, None)) is not None:
+            while number < index and (following := next(self._frames, None)) is not None:
                 number, frame = number + 1, following
             yield number, frame
 
@@ -118,10 +122,40 @@ class AvDecoder:
             self.container.seek((first if pts is None else pts) - back, stream=self.stream, backward=True)
         except av.FFmpegError:
             self.container.seek(0, backward=True)
-        self._decoded = _decoded(self.container, self.stream)
+        self._frames = self._decoded()
 
     def _forward(self, target: int) -> Any:
-        return next((frame for frame in self._decoded if frame.pts is not None and frame.pts >= target), None)
+        self._target = target
+        return next((frame for frame in self._frames if frame.pts is not None and frame.pts >= target), None)
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames from here on. What is damaged is skipped, with the frames that lean on it: up to the next keyframe."""
+        clean, damaged_from, last_pts = True, None, 0
+        for packet in chain(_packets(self.container, self.stream), [END]):
+            frames: list[Any] = []
+            try:
+                if packet is END:
+                    frames = self.stream.codec_context.decode(None)
+                elif packet is None or packet.is_corrupt:  # frames from before it are still to come
+                    damaged_from = last_pts if packet is None or packet.pts is None else packet.pts
+                else:
+                    last_pts = packet.pts or last_pts
+                    frames = self._decode(packet)
+            except av.FFmpegError:  # comes in the place of the frame
+                clean = False
+            for frame in frames:
+                beyond = damaged_from is not None and (frame.pts is None or frame.pts >= damaged_from)
+                if frame.key_frame:
+                    clean, damaged_from = True, None if beyond else damaged_from
+                elif beyond:
+                    clean = False
+                if clean:
+                    yield frame
+
+    def _decode(self, packet: Any) -> list[Any]:
+        early = self._target is not None and packet.pts is not None and packet.pts < self._target
+        self.stream.codec_context.skip_frame = "NONREF" if early else "DEFAULT"
+        return packet.decode()
 
 
 def open_av(path: str, kind: str, max_pixels: int) -> AvDecoder:
@@ -142,7 +176,7 @@ def open_av(path: str, kind: str, max_pixels: int) -> AvDecoder:
         raise ClipError("holds no frames", "it is cut off or empty; copy or download it again")
     decoder = AvDecoder(container, stream, kind, packets, Index("", (0, 0), (), 0.0), 0)
     decoder._seek(None)
-    first = next(decoder._decoded, None)
+    first = next(decoder._frames, None)
     if first is None:
         codec = stream.codec_context.name
         raise ClipError(f"none of its frames can be decoded ({codec})", "copy or download it again")
@@ -178,15 +212,28 @@ def read_packets(container: Any, stream: Any) -> Packets:
         else:
             untimed |= packet.pts is None
             shown.append((packet.pts, packet.dts, packet.is_keyframe, packet.duration or 0))
+    leading = any(
+        frame[0] is not None and key is not None and frame[0] < key
+        for key, frame in zip(_last_keys(shown), shown, strict=True)
+    )
     reordered = stream.codec_context.has_b_frames
     dts = [entry[1] for entry in shown]
     if untimed and (reordered or None in dts or dts != sorted(set(dts))):
-        return Packets(list(range(len(shown))), [], len(shown), True, discards, broken)
+        return Packets(list(range(len(shown))), [], len(shown), True, discards, leading, broken)
     entries = [(p if p is not None else d, key, length) for p, d, key, length in shown]
     pts = sorted({entry[0] for entry in entries})
     keys = sorted({entry[0] for entry in entries if entry[1]})
     length = max((entry[2] for entry in entries if entry[0] == pts[-1]), default=0) if pts else 0
-    return Packets(pts, keys, (pts[-1] + length) if pts else 0, False, discards, broken)
+    return Packets(pts, keys, (pts[-1] + length) if pts else 0, False, discards, leading, broken)
+
+
+def _last_keys(shown: list[tuple[Any, ...]]) -> Iterator[int | None]:
+    """The pts of the keyframe that each packet follows in the file."""
+    key = None
+    for pts, _, is_key, _ in shown:
+        if is_key:
+            key = pts
+        yield key
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
@@ -205,21 +252,6 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
             yield None
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Frames from here on; packets that cannot be decoded are skipped."""
-    for packet in _packets(container, stream):
-        if packet is None or packet.is_corrupt:
-            continue
-        try:
-            yield from packet.decode()
-        except av.FFmpegError:
-            continue
-    try:
-        yield from stream.codec_context.decode(None)
-    except av.FFmpegError:
-        return
-
-
 def _index(container: Any, stream: Any, packets: Packets, size_wh: tuple[int, int], rotation: int) -> Index:
     unit_s = float(stream.time_base or 0)
     rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
@@ -234,18 +266,19 @@ def _index(container: Any, stream: Any, packets: Packets, size_wh: tuple[int, in
         duration = times[-1] + step
     if rotation % 180:
         size_wh = size_wh[::-1]
-    notes = _notes(stream, container, duration, packets.broken)
+    end_s = max(duration, packets.end * unit_s)  # some containers count from 0, others from the first frame
+    notes = _notes(stream, container, end_s, packets.broken)
     return Index(stream.codec_context.name, size_wh, times, duration, notes)
 
 
-def _notes(stream: Any, container: Any, duration_s: float, broken: int) -> tuple[str, ...]:
-    """What is missing, where the container knows how long it should be."""
+def _notes(stream: Any, container: Any, end_s: float, broken: int) -> tuple[str, ...]:
+    """What is missing, where the container knows how long it should be; ``end_s`` counts from wherever it does."""
     declared = (
         float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
     )
     notes = []
-    if declared - duration_s > max(0.3, 0.1 * declared):
-        notes.append(f"its pictures end at {duration_s:.2f} s of {declared:.2f} s: the file is cut off or damaged")
+    if declared - end_s > max(0.3, 0.1 * declared):
+        notes.append(f"its pictures end at {end_s:.2f} s of {declared:.2f} s: the file is cut off or damaged")
     if broken:
         notes.append(f"{broken} damaged packet{'s' if broken > 1 else ''} skipped")
     return tuple(notes)

@@ -8,17 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from valley_cli.media.video_av import AvDecoder
-from valley_cli.media.video_types import Index
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from valley_cli.media.video_types import Index, Pixels
 
 KINDS = ("mp4", "mov", "mkv", "webm", "flv")  # AVI gives no times, MPEG-TS hangs
 CODECS_NOT_KNOWN = ("av1", "libdav1d", "libaom-av1", "vvc", "apv", "gif")
+LONG_PIXELS = 4e9  # half a minute of 1080p; PyAV gives the same pixels of longer clips in less time and memory
 SAME_S = 0.002
 RETRIES_AT_END = "128"  # more, and some files keep it busy for ever
 
@@ -31,22 +28,25 @@ class DecordDecoder:
     index: Index
     name: str = "decord"
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, Pixels]]:
         """See ``Decoder.frames``. Raises whatever decord does."""
         for index in wanted:
             pixels_HWC = self.reader[index].asnumpy()
-            if pixels_HWC.shape != (self.index.size_wh[1], self.index.size_wh[0], 3):
+            w, h = self.index.size_wh
+            if pixels_HWC.shape != (h, w, 3):
                 raise ValueError(f"decord gave frames of {pixels_HWC.shape}")
-            yield index, index, pixels_HWC
+            yield index, index, Pixels((w, h), pixels_HWC.tobytes())
         self.reader.seek(0)  # or it goes on decoding what nobody wants
 
 
 def open_decord(path: str, checked: AvDecoder) -> DecordDecoder | None:
-    """None where decord is missing, is known to fail, or does not see the same frames at the same times."""
+    """None where decord is missing, is known to fail or to give wrong frames, or sees other times than PyAV."""
     packets, index = checked.packets, checked.index
     if checked.kind not in KINDS or index.codec in CODECS_NOT_KNOWN or index.notes:
         return None
-    if packets.counted or packets.discards or packets.pts[0] < 0:
+    if packets.counted or packets.discards or packets.leading or packets.pts[0] < 0:
+        return None
+    if len(index.times_s) * index.size_wh[0] * index.size_wh[1] > LONG_PIXELS:
         return None
     os.environ["DECORD_EOF_RETRY_MAX"] = RETRIES_AT_END
     try:

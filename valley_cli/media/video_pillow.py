@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from valley_cli.media.video_types import DEFAULT_FRAME_S, ClipError, Index
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-KINDS = ("gif", "webp", "png", "avif")
+from valley_cli.media.video_types import DEFAULT_FRAME_S, ClipError, Index, Pixels
 
 
 @dataclass
@@ -25,11 +19,11 @@ class PillowDecoder:
     index: Index
     name: str = "Pillow"
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, Pixels]]:
         """See ``Decoder.frames``."""
         for index in wanted:
             self.image.seek(index)
-            yield index, index, np.asarray(self.image.convert("RGB"))
+            yield index, index, Pixels(self.image.size, self.image.convert("RGB").tobytes())
 
 
 def open_pillow(path: str, kind: str, max_pixels: int) -> PillowDecoder:

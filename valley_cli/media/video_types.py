@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+ANIMATED = ("gif", "webp", "png", "avif")  # read by Pillow
+BICUBIC = 3  # Pillow's
 DEFAULT_FRAME_S = 0.1  # how long a frame is shown that says nothing of it, as browsers do
 
 
@@ -38,14 +36,36 @@ class Index:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """One RGB picture, row by row without gaps."""
+
+    size_wh: tuple[int, int]
+    data: bytes
+
+    def turned(self, degrees: int) -> Pixels:
+        """Anticlockwise by a multiple of 90."""
+        return self._through(lambda image: image.rotate(degrees, expand=True)) if degrees % 360 else self
+
+    def resized(self, size_wh: tuple[int, int]) -> Pixels:
+        """The picture at ``size_wh``."""
+        return self if self.size_wh == size_wh else self._through(lambda image: image.resize(size_wh, BICUBIC))
+
+    def _through(self, change: Callable[[Any], Any]) -> Pixels:
+        from PIL import Image  # few clips need it
+
+        image = change(Image.frombuffer("RGB", self.size_wh, self.data, "raw", "RGB", 0, 1))
+        return Pixels(image.size, image.tobytes())
+
+
 class Decoder(Protocol):
     """Gives frames of one open clip. ``name``: of the library."""
 
     name: str
     index: Index
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-        """(wanted index, index of the frame that came in its place, [height, width, 3]); ``wanted`` ascends."""
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, Pixels]]:
+        """(wanted index, index of the frame that came in its place, its pixels); ``wanted`` ascends."""
         ...
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from valley_cli.engine.base import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.media.video_select import select
-from valley_cli.media.video_types import ClipError, Decoder, library_path, send
+from valley_cli.media.video_types import ANIMATED, ClipError, Decoder, library_path, send
 
 PR_SET_PDEATHSIG = 1
 INSTALL = "install the decoder: pip install av"
@@ -80,10 +80,10 @@ def serve(job: dict[str, Any], lines: queue.SimpleQueue[str], out: BinaryIO) -> 
 def open_decoder(job: dict[str, Any]) -> Decoder:
     """Pillow for animated pictures; else decord where PyAV's look at the packets says that it can be trusted."""
     path, kind = library_path(job["fd"]), job["kind"]
-    from valley_cli.media import video_pillow
+    if kind in ANIMATED:
+        from valley_cli.media.video_pillow import open_pillow
 
-    if kind in video_pillow.KINDS:
-        return video_pillow.open_pillow(path, kind, job["max_pixels"])
+        return open_pillow(path, kind, job["max_pixels"])
     try:
         from valley_cli.media import video_av
     except ImportError:
@@ -111,11 +111,9 @@ def send_frames(
     """Every wanted frame in ascending order. What decord fails on is begun again with PyAV."""
     sent, replaced = 0, 0
     try:
-        for index, came, pixels_HWC in decoder.frames(wanted):
-            if (pixels_HWC.shape[1], pixels_HWC.shape[0]) != size_wh:
-                pixels_HWC = shrink(pixels_HWC, size_wh)
+        for index, came, pixels in decoder.frames(wanted):
             time_s = decoder.index.times_s[max(came, 0)]
-            send(out, {"frame": index, "time_s": time_s, "size_wh": size_wh}, pixels_HWC.tobytes())
+            send(out, {"frame": index, "time_s": time_s, "size_wh": size_wh}, pixels.resized(size_wh).data)
             sent += 1
             replaced += came != index
     except (ClipError, MemoryError):
@@ -129,14 +127,6 @@ def send_frames(
         [f"{replaced} of the frames could not be decoded; the nearest that could stand for them"] if replaced else []
     )
     send(out, {"done": True, "decoder": decoder.name, "notes": notes})
-
-
-def shrink(pixels_HWC: Any, size_wh: tuple[int, int]) -> Any:
-    """The frame at ``size_wh``."""
-    import numpy as np
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(pixels_HWC).resize(size_wh, Image.Resampling.BICUBIC))
 
 
 if __name__ == "__main__":
