@@ -101,6 +101,7 @@ class Reader:
             message, pixels = self._checked(child)
             if pixels is None:
                 self.notes += message["notes"]
+                self.close()
                 return found
             image = Image.frombuffer("RGB", tuple(message["size_wh"]), pixels, "raw", "RGB", 0, 1)
             found[message["frame"]] = Picked(message["time_s"], image)
