@@ -329,3 +329,42 @@ def test_a_list_of_rows_is_told_how_to_become_lines(tmp_path: Path, capsys: Capt
     path.write_text(json.dumps(asking(2), indent=1))
     assert batch(path) == 2
     assert "jq -c" in capsys.readouterr().err
+
+
+def test_a_dry_run_checks_and_prices_every_row_and_answers_none(tmp_path: Path, capsys: Captured) -> None:
+    rows = [{"image": PICTURE, "max_new_tokens": 9}, {"image": "gone.png"}, {"prompt": "word " * 9000}, *asking(3), "{"]
+    source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert batch(source, "-o", out, "--dry-run") == 3
+    captured = capsys.readouterr()
+    assert "7, 3 of them faulty" in captured.out
+    for words in ("gone.png: no such file", "context holds 4096", "line 7: not JSON"):
+        assert words in captured.err
+    assert not out.exists()
+    assert batch(source, "--dry-run", "--json", "-q") == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["failed"], len(found["errors"])) == (7, 3, 3)
+    assert found["max_new_tokens"] == 9 + 3 * 4
+    assert found["prompt_tokens"] > found["image_tokens"] > 0
+
+
+def test_clips_are_rows_as_pictures_are(tmp_path: Path, capsys: Captured) -> None:
+    clip = str(ROOT / "examples" / "moving.mp4")
+    rows = [
+        {"video": clip, "max_new_tokens": 2},
+        {"video": clip, "frames": 2, "prompt": "What moves?", "max_new_tokens": 2, "label": 1},
+        {"video": {"source": clip, "at": [0.5]}, "max_new_tokens": 2},
+        {"video": PICTURE},
+    ]
+    code, records, _ = run(tmp_path, rows, capsys)
+    assert code == 3
+    assert [record["status"] for record in records] == ["ok", "ok", "ok", "error"]
+    eight, two, one = (record["usage"]["image_tokens"] for record in records[:3])
+    assert eight > two > one / 2 > 0
+    assert two * 4 == eight
+    assert records[0]["prompt"] == "Describe the given video."
+    assert (records[1]["label"], "frames" in records[1]) == (1, False)
+
+
+def test_in_quiet_only_errors_of_the_run_are_said(tmp_path: Path, capsys: Captured) -> None:
+    _, _, err = run(tmp_path, [*asking(2), "{"], capsys, "-q")
+    assert err == ""

@@ -24,7 +24,10 @@ MODELS = {
 COMMAND = {"commands", "commands.options", "commands.output", "settings", "render", "engine"} | PLAIN
 BATCH = {
     "batch",
-    *(f"batch.{name}" for name in ("index", "lines", "output", "pipeline", "progress", "records", "rows", "run")),
+    *(
+        f"batch.{name}"
+        for name in ("dryrun", "index", "lines", "output", "pipeline", "progress", "records", "report", "rows", "run")
+    ),
 }
 TALK = {"messages", "moments", "inputs", "render", "settings"} | PLAIN
 SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
@@ -67,8 +70,9 @@ ALLOWED: dict[str, set[str]] = {
     "commands": set(),
     "commands.options": PLAIN,
     "commands.output": PLAIN,
-    "commands.batch": COMMAND | {"inputs", "batch.report"} | BATCH,
+    "commands.batch": COMMAND | {"inputs"} | BATCH,
     **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "moments", "settings", "render"} | PLAIN),
+    "batch.report": BATCH | {"media.image", "media.video", "render"} | PLAIN,
     "commands.chat": COMMAND
     | {"chat"}
     | {f"chat.{name}" for name in ("attach", "lines", "opening", "session", "stages", "store", "terminal")},

@@ -11,16 +11,17 @@ import json
 import os
 import re
 import stat
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from valley_cli.batch.index import Index, Stored
 from valley_cli.batch.records import read_record, record_line
 from valley_cli.errors import UsageError, ValleyError
-from valley_cli.render import Renderer
+from valley_cli.render import Renderer, StatusLine
 from valley_cli.text import printable
 
 SYNC_S = 5.0  # at most this much work is lost with the power
@@ -41,6 +42,10 @@ class Output(Protocol):
         """Append a record. Raises ValleyError if it cannot be written, BrokenPipeError if nobody reads."""
         ...
 
+    def notices(self, settings_hash: str) -> Iterator[str]:
+        """What was found there and is worth knowing before the run."""
+        ...
+
     def sync(self) -> None:
         """Called often; brings what is written to the disk from time to time."""
         ...
@@ -54,19 +59,19 @@ class Output(Protocol):
         ...
 
 
-class StreamOutput:
-    """Standard output, a pipe or a device: written once, never read back."""
+class NoOutput:
+    """For runs that write nothing."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self.on_screen = renderer.out.isatty()
-        self._only_ascii = not (renderer.out.encoding or "utf-8").lower().startswith("utf")
+    on_screen = False
 
     def finished(self, key: str, place: int) -> bool | None:
         return None
 
     def write(self, found: dict[str, Any], failed: bool) -> None:
-        self._renderer.write(record_line(found, only_ascii=self._only_ascii).decode())
+        pass
+
+    def notices(self, settings_hash: str) -> Iterator[str]:
+        return iter(())
 
     def sync(self) -> None:
         pass
@@ -76,6 +81,18 @@ class StreamOutput:
 
     def close(self) -> None:
         pass
+
+
+class StreamOutput(NoOutput):
+    """Standard output, a pipe or a device: written once, never read back."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self.on_screen = renderer.out.isatty()
+        self._only_ascii = not (renderer.out.encoding or "utf-8").lower().startswith("utf")
+
+    def write(self, found: dict[str, Any], failed: bool) -> None:
+        self._renderer.write(record_line(found, only_ascii=self._only_ascii).decode())
 
 
 class FileOutput:
@@ -127,7 +144,6 @@ class FileOutput:
             os.close(fd)  # replaced by another run between opening and locking
 
     def notices(self, settings_hash: str) -> Iterator[str]:
-        """What is found in the file and worth knowing before the run."""
         if self.torn:
             yield f"{self.name}: a torn last line was dropped; its row is run again"
         if (total := self.before.total()) and not self.before[settings_hash]:
@@ -282,10 +298,15 @@ def check_no_input(fd: int, name: str, inputs: Iterable[str | int]) -> None:
                 raise UsageError(f"{name} is one of the inputs", "give -o another name")
 
 
-def open_device(path: str) -> TextIO:
-    """A pipe or device, to be written. Raises ValleyError."""
+def open_out(path: str | None, inputs: Iterable[str | int], index: Index, status: StatusLine) -> Output:
+    """The file of ``-o``, or standard output, a pipe or a device. Raises as ``FileOutput`` does."""
+    if path is None or path == "-":
+        check_no_input(1, "standard output", inputs)
+        return StreamOutput(Renderer(sys.stdout, status))
+    if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
+        return FileOutput(path, inputs, index)
     try:
-        return open(path, "w", encoding="utf-8")
+        return StreamOutput(Renderer(open(path, "w", encoding="utf-8"), status))
     except OSError as error:
         raise ValleyError(f"-o {printable(path)}: {(error.strerror or 'cannot be written').lower()}") from None
 

@@ -105,9 +105,13 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line that stays, unless quiet."""
-        if not self._quiet:
-            self.clear()
-            say(self._stream, f"{text}\n")
+        if text and not self._quiet:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line that stays, in any case."""
+        self.clear()
+        say(self._stream, f"{text}\n")
 
     def complain(self, complaint: str) -> None:
         """Name the first few rows that failed; the output has them all."""

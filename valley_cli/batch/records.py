@@ -56,11 +56,15 @@ class Kept:
 
 def finish(outcome: Outcome) -> Finished:
     """Make the record of ``outcome``."""
-    if outcome.error is None:
-        return Finished(record(outcome), outcome.done)
+    return Finished(record(outcome), outcome.done, complaint(outcome) if outcome.error else None)
+
+
+def complaint(outcome: Outcome) -> str:
+    """Which row failed and why, on one line."""
+    assert outcome.error is not None
     row = outcome.row
     name = f"row {row.line.index}" + ("" if row.id is None else f" ({printable(str(row.id))[:80]})")
-    return Finished(record(outcome), None, printable(f"{name}: {explained(outcome.error, row)}"))
+    return printable(f"{name}: {explained(outcome.error, row)}")
 
 
 def record(outcome: Outcome) -> dict[str, Any]:

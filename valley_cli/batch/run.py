@@ -18,7 +18,7 @@ from valley_cli.batch.progress import REDRAW_S, Progress, Tally
 from valley_cli.batch.records import Finished, Outcome, finish
 from valley_cli.batch.rows import Row, RowReader
 from valley_cli.engine.base import Done, Engine, Request, TextDelta, ThinkDelta
-from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, ModelError, RoomError
+from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, ModelError, RoomError, UsageError
 
 WINDOW = 1024  # rows that may be finished while an earlier one is not
 
@@ -45,6 +45,14 @@ class Plan:
         return of_shard if self.limit is None else min(self.limit, of_shard)
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/8`` -> (2, 8). Raises UsageError."""
+    part, _, parts = text.partition("/")
+    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UsageError(f"--shard {text!r} is no part of a whole", "write --shard 1/4 to --shard 4/4")
+    return int(part), int(parts)
+
+
 class StoppedError(Exception):
     """The run was stopped while this row was under way."""
 
@@ -64,9 +72,9 @@ class Run:
     ) -> None:
         self.plan = plan
         self.tally = tally
-        self._source = source
-        self._reader = reader
-        self._engine = engine
+        self.source = source
+        self.reader = reader
+        self.engine = engine
         self._output = output
         self._index = index
         self._read_to: float = 0  # rows with a lower index were looked at
@@ -77,10 +85,10 @@ class Run:
     def rows(self) -> Iterator[Row]:
         """The rows still to be run."""
         n_taken = 0
-        for line in self._source.open():
+        for line in self.source.open():
             if n_taken == self.plan.limit:
                 return
-            row = self._reader.look(line, self._index.is_new_id)
+            row = self.reader.look(line, self._index.is_new_id)
             self._read_to = line.index + 1
             if not self.plan.covers(line.index):
                 continue
@@ -97,7 +105,7 @@ class Run:
         """Run one row, in a thread of its own. Its own faults are its result; those of the run are raised."""
         request: Request | None = None
         try:
-            request = self._reader.build(row)
+            request = self.reader.build(row)
             return finish(self._generate(row, request))
         except (StoppedError, ModelError):
             raise
@@ -114,7 +122,7 @@ class Run:
         text: list[str] = []
         thinking: list[str] = []
         done: Done | None = None
-        with closing(self._engine.generate(request)) as events:
+        with closing(self.engine.generate(request)) as events:
             for event in events:
                 if self._pipeline.stopping:
                     raise StoppedError
@@ -130,7 +138,7 @@ class Run:
 
     def go(self, progress: Progress) -> int:
         """Run all rows; the exit code. Raises what ends the run before its end, with all that was done written."""
-        self._source.count(lambda total: setattr(progress, "total", self.plan.count(total)))
+        self.source.count(lambda total: setattr(progress, "total", self.plan.count(total)))
         with signals(self._pipeline.stop) as caught:
             for finished in self._pipeline.outcomes(REDRAW_S):
                 if finished is None:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
+from valley_cli.batch.dryrun import dry_run
 from valley_cli.batch.index import Index
 from valley_cli.batch.lines import Input, input_of_images, open_input
-from valley_cli.batch.output import FileOutput, Output, StreamOutput, check_no_input, open_device
+from valley_cli.batch.output import NoOutput, open_out
 from valley_cli.batch.progress import Progress, Tally
 from valley_cli.batch.rows import ONE, RowReader
-from valley_cli.batch.run import Plan, Run
+from valley_cli.batch.run import Plan, Run, parse_shard
 from valley_cli.commands import options as opt
+from valley_cli.commands.output import open_output
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, MediaLimits
+from valley_cli.engine.base import MediaLimits
 from valley_cli.errors import EXIT_INTERRUPTED, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.render import Renderer
 from valley_cli.settings import Settings, load_settings
+from valley_cli.text import printable
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 MEDIA_CACHE_BYTES = 64_000_000
@@ -47,6 +50,15 @@ Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="Of every N r
 AllowPrivate = Annotated[bool, typer.Option("--allow-private", help="Let rows name addresses in private networks.")]
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and price every row; the model is not run.")]
+Report = Annotated[
+    str | None, typer.Option("--report", metavar="PAGE", help="Afterwards, one HTML page about the file of -o.")
+]
+ReportOnly = Annotated[
+    str | None, typer.Option("--report-only", metavar="OUT", help="Just the page, about an earlier run's file OUT.")
+]
+
+
 @dataclass(frozen=True)
 class Asked:
     """The options that only this command has, as they were typed."""
@@ -63,6 +75,10 @@ class Asked:
     retry_failed: bool
     shard: str
     allow_private: bool
+    dry_run: bool
+    report: str | None
+    report_only: str | None
+    force: bool
 
 
 @app.command()
@@ -79,6 +95,10 @@ def batch(
     retry_failed: RetryFailed = True,
     shard: Shard = "1/1",
     allow_private: AllowPrivate = False,
+    dry_run: DryRun = False,
+    report: Report = None,
+    report_only: ReportOnly = None,
+    force: opt.Force = False,
     model: opt.Model = None,
     system: opt.System = None,
     max_new_tokens: opt.MaxNewTokens = None,
@@ -97,15 +117,16 @@ def batch(
     dtype: opt.Dtype = None,
     revision: opt.Revision = None,
     offline: opt.Offline = None,
+    as_json: opt.Json = None,
     quiet: opt.Quiet = None,
     debug: opt.Debug = None,
 ) -> None:
     """Answer every row of a file, for hours if need be; the same command continues what was interrupted."""
     flags: dict[str, Any] = dict(locals())
     asked = Asked(**{name: flags.pop(name) for name in (entry.name for entry in fields(Asked))})
-    settings = load_settings(flags)
+    settings = load_settings({"json": flags.pop("as_json")} | flags)
     with opt.early_ends(settings.debug):
-        code = run(settings, asked)
+        code = report_alone(settings, asked) if asked.report_only else run(settings, asked)
     if code:
         raise typer.Exit(code)
 
@@ -120,18 +141,28 @@ def run(settings: Settings, asked: Asked) -> int:
     options = replace(settings.engine_options(progress.stage), media_cache_bytes=MEDIA_CACHE_BYTES)
     source = open_source(asked, prompt, options.limits)
     with ExitStack() as stack:
-        output = stack.enter_context(closing(open_out(asked, index, progress)))
+        page = open_page(asked, stack)
+        output = NoOutput() if asked.dry_run else open_out(asked.output, inputs_of(asked), index, progress.status)
+        stack.callback(output.close)
         engine = open_engine(options)
         stack.callback(engine.close)
         reader = RowReader(
             settings, engine.name, prompt, source.base_dir, options.limits, asked.allow_private, asked.row_timeout
         )
-        greet(engine, output, reader, progress)
-        code = Run(plan, source, reader, engine, output, index, tally).go(progress)
+        for notice in (engine.notice, *output.notices(reader.settings_hash)):
+            progress.note(notice or "")
+        rows = Run(plan, source, reader, engine, output, index, tally)
+        if asked.dry_run:
+            return show_cost(rows, progress, settings)
+        code = rows.go(progress)
         progress.note(tally.summary())
         if code >= EXIT_INTERRUPTED:  # the process ends at once: closing the engine would wait for the step under way
             stack.pop_all()
             output.close()
+        elif page and asked.output:
+            from valley_cli.batch.report import write_report  # Jinja and Pillow, not for --help
+
+            write_report(asked.output, page, progress)
     return code
 
 
@@ -146,14 +177,6 @@ def plan_of(settings: Settings, asked: Asked) -> Plan:
         retry_failed=asked.retry_failed,
         debug=settings.debug,
     )
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """``2/8`` -> (2, 8)"""
-    part, _, parts = text.partition("/")
-    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise UsageError(f"--shard {text!r} is no part of a whole", "write --shard 1/4 to --shard 4/4")
-    return int(part), int(parts)
 
 
 def read_prompt(asked: Asked) -> str | None:
@@ -172,22 +195,41 @@ def open_source(asked: Asked, prompt: str | None, limits: MediaLimits) -> Input:
     return input_of_images(expand_sources(asked.images or [], limits=limits), prompt or ONE)
 
 
-def open_out(asked: Asked, index: Index, progress: Progress) -> Output:
-    """The file of ``-o``, or standard output, a pipe or a device."""
-    inputs: list[str | int] = [0, *(name for name in (asked.file, opt.prompt_file(asked.prompt)) if name)]
-    if asked.output in (None, "-"):
-        check_no_input(1, "standard output", inputs)
-        return StreamOutput(Renderer(sys.stdout, progress.status))
-    assert asked.output is not None
-    if os.path.exists(asked.output) and not os.path.isfile(asked.output) and not os.path.isdir(asked.output):
-        return StreamOutput(Renderer(open_device(asked.output), progress.status))
-    return FileOutput(asked.output, inputs, index)
+def inputs_of(asked: Asked) -> list[str | int]:
+    """The files that are read, which nothing is written to."""
+    return [0, *(name for name in (asked.file, opt.prompt_file(asked.prompt)) if name)]
 
 
-def greet(engine: Engine, output: Output, reader: RowReader, progress: Progress) -> None:
-    """What is worth knowing before the first row."""
-    if engine.notice:
-        progress.note(engine.notice)
-    if isinstance(output, FileOutput):
-        for notice in output.notices(reader.settings_hash):
-            progress.note(f"valley: {notice}")
+def open_page(asked: Asked, stack: ExitStack) -> TextIO | None:
+    """The file of ``--report``, before hours go by: it stays as it is until the page is written."""
+    if asked.report is None:
+        return None
+    if asked.output is None or asked.dry_run:
+        raise UsageError("--report is about a file of records", "add -o answers.jsonl")
+    return stack.enter_context(open_output(asked.report, asked.force, [*inputs_of(asked), asked.output]))
+
+
+def report_alone(settings: Settings, asked: Asked) -> int:
+    """The page about records that are there already."""
+    if asked.file is not None or asked.images or asked.output is not None:
+        raise UsageError("--report-only runs no rows", "valley batch --report-only answers.jsonl")
+    from valley_cli.batch.report import write_report
+
+    records = str(asked.report_only)
+    progress = Progress(sys.stderr, Tally(), quiet=bool(settings.quiet))
+    path = asked.report or f"{os.path.splitext(records)[0]}.html"
+    with open_output(path, asked.force, [records]) as page:
+        write_report(records, page, progress)
+    progress.note(f"valley: {printable(path)} is written")
+    return 0
+
+
+def show_cost(rows: Run, progress: Progress, settings: Settings) -> int:
+    """What all rows would take, on standard output."""
+    totals, code = dry_run(rows, progress)
+    renderer = Renderer(sys.stdout, progress.status)
+    if settings.json:
+        renderer.write_json(totals.record())
+    else:
+        renderer.write(totals.table() + "\n")
+    return code

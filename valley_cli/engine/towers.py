@@ -11,7 +11,7 @@ from valley_cli.engine.base import Stage
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.preprocess import Picture
 
-KEPT_BYTES = 256_000_000  # rows of encoded pictures, for the next question about them
+KEPT_BYTES = 256_000_000  # rows of encoded pictures, for the next question; never more than the weights take
 PATCHES_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of Qwen2-VL: bounds memory; fewer leave a card idle
 
 Encoded = tuple[Tensor | None, Tensor | None]
@@ -22,6 +22,7 @@ class Towers:
 
     def __init__(self, model: Valley, device: torch.device) -> None:
         self.model, self.device = model, device
+        self._limit = min(KEPT_BYTES, sum(parameter.nbytes for parameter in model.parameters()))
         self._kept: dict[str, Tensor] = {}  # by picture key, the newest last
 
     @property
@@ -48,7 +49,7 @@ class Towers:
     def _keep(self, found: dict[str, Tensor]) -> None:
         self._kept |= found
         size = self.n_bytes
-        while len(self._kept) > 1 and size > KEPT_BYTES:
+        while len(self._kept) > 1 and size > self._limit:
             size -= self._kept.pop(next(iter(self._kept))).nbytes
 
     @torch.inference_mode()

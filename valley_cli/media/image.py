@@ -11,11 +11,12 @@ from io import BytesIO
 
 from PIL import Image, features
 
-from valley_cli.engine.base import MediaLimits
+from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
+from valley_cli.media.fetch import read_bytes
 from valley_cli.text import CLIPS, PICTURES, printable, sniff
 
-__all__ = ["open_image", "sniff"]
+__all__ = ["open_image", "sniff", "thumbnail"]
 
 # Pillow warns about odd palettes, EXIF and sizes; the size has a guard of its own below. Set once and for the whole
 # process: warnings.catch_warnings is not safe with threads.
@@ -67,6 +68,16 @@ def open_image(data: bytes, name: str, limits: MediaLimits, *, exif: bool = True
         raise RefusedError(name, "there is not enough memory to decode it", "make it smaller") from None
     except Exception as error:  # Pillow's decoders raise nearly everything
         raise _undecodable(name, kind, data, error) from None
+
+
+def thumbnail(source: Media | Image.Image, limits: MediaLimits, side: int) -> bytes:
+    """A JPEG of at most ``side`` x ``side`` pixels. Raises SourceError for what is not one whole picture."""
+    image = source if isinstance(source, Image.Image) else open_image(read_bytes(source, limits), source.name, limits)
+    image = image.copy()
+    image.thumbnail((side, side))
+    out = BytesIO()
+    image.save(out, "JPEG", quality=70)
+    return out.getvalue()
 
 
 def _pillow_format(name: str, kind: str) -> str:
