@@ -168,8 +168,8 @@ def decode(path: Path, decoder: str = "auto", **selection: Any) -> tuple[dict[st
         out = io.BytesIO()
         serve(job, lines, out)
     out.seek(0)
-    plan, frames = json.loads(out.readline())["plan"], {}
+    plan = json.loads(out.readline())["plan"]
+    frames: dict[int, Image.Image] = {}
     while "done" not in (message := json.loads(out.readline())):
-        pixels = out.read(message["bytes"])
-        frames[message["frame"]] = Image.frombytes("RGB", tuple(message["size_wh"]), pixels)
+        frames[message["frame"]] = Image.open(io.BytesIO(out.read(message["bytes"])))
     return plan | {"decoded_by": message["decoder"], "notes": plan["notes"] + message["notes"]}, frames

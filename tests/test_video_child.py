@@ -134,7 +134,7 @@ def test_a_frame_that_is_wanted_twice_is_kept_once(clip: Path) -> None:
     with open_clip(media(clip, frames=60), MediaLimits()) as opened:
         frames = opened.frames()
     assert len(frames) == 60
-    assert len({id(frame.image) for frame in frames}) == 30
+    assert len({id(frame.data) for frame in frames}) == 30
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,8 @@ def _masked(pair: str) -> str:
     return f"{name}=***" if equals and value and _SECRET.search(unquote_plus(name)) else pair
 
 
-PICTURES = frozenset({"jpeg", "png", "webp", "gif", "bmp", "tiff", "heic", "avif"})
-CLIPS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "ts", "mpeg", "flv", "asf"})
-MOVING_PICTURES = frozenset({"gif", "webp", "png", "avif"})  # formats that may hold several frames
+PICTURES = frozenset({"jpeg", "png", "webp", "gif", "bmp", "ppm", "tiff", "heic", "avif"})
+CLIPS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "ts", "mpeg", "mpegvideo", "flv", "asf", "ogg"})
 SNIFF_BYTES = 1024  # this many first bytes decide
 
 _MAGIC = (
@@ -67,7 +66,8 @@ _MAGIC = (
     (b"%PDF-", "pdf"),
     (b"FLV\x01", "flv"),
     (b"\0\0\x01\xba", "mpeg"),
-    (b"\0\0\x01\xb3", "mpeg"),
+    (b"\0\0\x01\xb3", "mpegvideo"),
+    (b"OggS\0", "ogg"),
     (b"0&\xb2u\x8ef\xcf\x11", "asf"),
     (b"\0\0\0\x0cjP  ", "jpeg2000"),
     (b"\0\0\0\x0cJXL ", "jxl"),
@@ -98,10 +98,12 @@ def sniff(data: bytes) -> str:
         return _RIFF.get(head[8:12], "unknown")
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return "bmp"
+    if re.match(rb"P6\s+\d", head):
+        return "ppm"
     if head[:4] == b"\x1aE\xdf\xa3":
         return "webm" if b"webm" in head[:64] else "mkv"
-    if head[:1] == b"G" and head[188:189] == b"G":
-        return "ts"
+    if head[:1] == head[188:189] == b"G" or head[4:5] == head[196:197] == head[388:389] == b"G":
+        return "ts"  # the second: as camcorders write it
     return _sniff_boxes(head) or _sniff_text(head)
 
 

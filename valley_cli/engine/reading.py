@@ -124,7 +124,7 @@ class Reading:
         if media.kind == "image":
             return [self._picture(media)]
         if (shared := self._reader.shared_frames(media, self._effort)) is not None:
-            return [Source(frame.name, frame.image.size, partial(_itself, frame.image)) for frame in shared]
+            return [Source(frame.name, frame.size_wh, partial(_image, frame)) for frame in shared]
         clip = self._reader.open_clip(media, self._effort, self._clips)
         frames = cache(partial(self._reader.frames, clip, self._effort))
         self.decode.append(frames)
@@ -155,9 +155,13 @@ def _itself(image: Image) -> Image:
     return image
 
 
+def _image(frame: Frame) -> Image:
+    return frame.image
+
+
 def _rgb_bytes(image: Image) -> int:
     return image.width * image.height * 4  # Pillow keeps a fourth byte
 
 
 def _frame_bytes(frames: Sequence[Frame]) -> int:
-    return sum(_rgb_bytes(image) for image in {id(frame.image): frame.image for frame in frames}.values())
+    return sum(map(len, {id(frame.data): frame.data for frame in frames}.values()))

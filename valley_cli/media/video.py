@@ -7,10 +7,10 @@ with open_clip(media, limits) as clip:      # the file is opened and its frames 
 
 from __future__ import annotations
 
-import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from PIL import Image
@@ -21,6 +21,7 @@ from valley_cli.media.image import open_image
 from valley_cli.media.video_reader import Picked, Reader
 from valley_cli.media.video_select import check_selection, select
 
+WITHOUT_LIMIT = MediaLimits(max_image_pixels=sys.maxsize)  # it was kept when the clip was opened
 OnFrame = Callable[[int, int], None]  # frames done, frames in all
 
 
@@ -48,11 +49,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Frame:
-    """``time_s`` is that of the picture which came, also where another one was wanted."""
+    """A picture of a clip, as a picture file in memory (of decoded frames: PPM, no more than their pixels).
+
+    ``time_s`` is that of the picture which came, also where another one was wanted.
+    """
 
     name: str
     time_s: float
-    image: Image.Image
+    size_wh: tuple[int, int]
+    data: bytes = field(repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """RGB, made anew each time."""
+        return open_image(self.data, self.name, WITHOUT_LIMIT)
 
 
 class Clip(Protocol):
@@ -120,7 +130,7 @@ class FileClip:
         return tuple(self._frame(picked[moment.index]) for moment in moments)
 
     def _frame(self, picked: Picked) -> Frame:
-        return Frame(frame_name(self._name, picked.time_s), picked.time_s, picked.image)
+        return Frame(frame_name(self._name, picked.time_s), picked.time_s, self.plan.size_wh, picked.data)
 
 
 class PicturesClip:
@@ -130,7 +140,7 @@ class PicturesClip:
         self._pictures, self._limits = media.frames, limits
         wanted = media.selection or FrameSelection()
         moments = chosen_pictures(media)
-        size_wh = media.frames[moments[0].index].size_wh or self._open(moments[0].index).size
+        size_wh = media.frames[moments[0].index].size_wh or self._open(moments[0].index)[0]
         n_frames = len(media.frames)
         names = tuple(media.frames[moment.index].name for moment in moments)
         self.plan = Plan(media.name, "pictures", size_wh, n_frames, n_frames / wanted.frame_rate, moments, names)
@@ -139,16 +149,18 @@ class PicturesClip:
     def frames(self, on_frame: OnFrame | None = None) -> tuple[Frame, ...]:
         """See ``Clip.frames``."""
         wanted = sorted({moment.index for moment in self.plan.moments})
-        images = {}
+        files = {}
         for done, index in enumerate(wanted):
             if on_frame is not None:
                 on_frame(done, len(wanted))
-            images[index] = self._open(index)
-        return tuple(Frame(self._pictures[at.index].name, at.time_s, images[at.index]) for at in self.plan.moments)
+            files[index] = self._open(index)
+        return tuple(Frame(self._pictures[at.index].name, at.time_s, *files[at.index]) for at in self.plan.moments)
 
-    def _open(self, index: int) -> Image.Image:
+    def _open(self, index: int) -> tuple[tuple[int, int], bytes]:
+        """Size and bytes of a picture that can be read."""
         picture = self._pictures[index]
-        return open_image(read_bytes(picture, self._limits), picture.name, self._limits)
+        data = read_bytes(picture, self._limits)
+        return open_image(data, picture.name, self._limits).size, data
 
 
 def chosen_pictures(media: Media) -> tuple[Moment, ...]:
@@ -170,16 +182,9 @@ def planned(media: Media, clip: Clip) -> Media:
 
 
 def sampled(media: Media, frames: tuple[Frame, ...]) -> Media:
-    """The clip as its decoded frames, in memory: nothing is decoded a second time. Equal frames share their bytes."""
-    held: dict[int, bytes] = {}
-    for frame in frames:
-        if id(frame.image) not in held:
-            buffer = io.BytesIO()
-            frame.image.save(buffer, "BMP")  # lossless, and as fast as a copy
-            held[id(frame.image)] = buffer.getvalue()
-    return _given_by(
-        media, tuple(Media(frame.name, data=held[id(frame.image)], size_wh=frame.image.size) for frame in frames)
-    )
+    """The clip as its decoded frames, in memory: nothing is decoded a second time."""
+    pictures = tuple(Media(frame.name, data=frame.data, size_wh=frame.size_wh) for frame in frames)
+    return _given_by(media, pictures)
 
 
 def _given_by(media: Media, frames: tuple[Media, ...]) -> Media:

@@ -97,7 +97,7 @@ class Child:
         """Ask for the frames."""
         self._tell("go")
 
-    def receive(self) -> tuple[dict[str, Any], bytearray | None]:
+    def receive(self) -> tuple[dict[str, Any], bytes | None]:
         """What it says next, and the bytes that follow. Raises ChildLostError, ChildLateError, StoppedError."""
         message = json.loads(self._line())
         return message, self._bytes(message["bytes"]) if "bytes" in message else None
@@ -116,14 +116,14 @@ class Child:
         del self._held[: end + 1]
         return line
 
-    def _bytes(self, count: int) -> bytearray:
-        found, self._held = self._held, bytearray()
-        if len(found) > count:
-            self._held = found[count:]
-            del found[count:]
-        while len(found) < count:
-            found += self._read(min(_CHUNK, count - len(found)))
-        return found
+    def _bytes(self, count: int) -> bytes:
+        pieces = [bytes(self._held[:count])]
+        del self._held[:count]
+        missing = count - len(pieces[0])
+        while missing:
+            pieces.append(self._read(min(_CHUNK, missing)))
+            missing -= len(pieces[-1])
+        return b"".join(pieces)
 
     def _read(self, count: int) -> bytes:
         self._budget.wait(lambda seconds: bool(select.select([self._out], [], [], seconds)[0]))

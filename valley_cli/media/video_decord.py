@@ -15,7 +15,7 @@ from valley_cli.media.video_types import Index, Pixels
 
 KINDS = ("mp4", "mov", "mkv", "webm", "flv")  # AVI gives no times, MPEG-TS hangs
 CODECS_NOT_KNOWN = ("av1", "libdav1d", "libaom-av1", "vvc", "apv", "gif")
-LONG_PIXELS = 4e9  # half a minute of 1080p; PyAV gives the same pixels of longer clips in less time and memory
+LONG_PIXELS = 4e9  # a minute of 1080p; PyAV gives the same pixels of longer clips in less time and memory
 SAME_S = 0.002
 RETRIES_AT_END = "128"  # more, and some files keep it busy for ever
 

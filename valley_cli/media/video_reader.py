@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from valley_cli.engine.base import FrameSelection, Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
 from valley_cli.media.fetch import Cancelled
@@ -20,15 +18,15 @@ FIRST_SHARE_S = 60.0  # of the time, for the attempt with decord; the second has
 HURRY = "choose fewer --frames or a shorter part, or raise VALLEY_CLIP_TIMEOUT"
 
 T = TypeVar("T")
-Message = tuple[dict[str, Any], bytearray | None]
+Message = tuple[dict[str, Any], bytes | None]
 
 
 @dataclass(frozen=True)
 class Picked:
-    """A frame as it came: its time in seconds from the clip's start, and the RGB picture."""
+    """A frame as it came: its time in seconds from the clip's start, and a picture file (PPM)."""
 
     time_s: float
-    image: Image.Image
+    data: bytes
 
 
 class Reader:
@@ -98,21 +96,20 @@ class Reader:
         while True:
             if on_frame is not None and len(found) < count:
                 on_frame(len(found), count)
-            message, pixels = self._checked(child)
-            if pixels is None:
+            message, data = self._checked(child)
+            if data is None:
                 self.notes += message["notes"]
                 self.close()
                 return found
-            image = Image.frombuffer("RGB", tuple(message["size_wh"]), pixels, "raw", "RGB", 0, 1)
-            found[message["frame"]] = Picked(message["time_s"], image)
+            found[message["frame"]] = Picked(message["time_s"], data)
 
     def _checked(self, child: Child) -> Message:
-        message, pixels = child.receive()
+        message, data = child.receive()
         if "error" in message:
             if message.get("usage"):
                 raise UsageError(f"{self._media.name}: {message['error']}", message["hint"])
             raise SourceError(self._media.name, message["error"], message["hint"])
-        return message, pixels
+        return message, data
 
 
 def check_kind(media: Media, head: bytes) -> str:

@@ -51,6 +51,10 @@ class Pixels:
         """The picture at ``size_wh``."""
         return self if self.size_wh == size_wh else self._through(lambda image: image.resize(size_wh, BICUBIC))
 
+    def as_ppm(self) -> tuple[bytes, bytes]:
+        """The picture as a PPM file: head and body."""
+        return b"P6\n%d %d\n255\n" % self.size_wh, self.data
+
     def _through(self, change: Callable[[Any], Any]) -> Pixels:
         from PIL import Image  # few clips need it
 
@@ -75,11 +79,11 @@ def library_path(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else f"/dev/fd/{descriptor}"
 
 
-def send(out: BinaryIO, message: dict[str, Any], pixels: bytes | None = None) -> None:
+def send(out: BinaryIO, message: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
     """One line of JSON; ``bytes`` says how many raw bytes follow it."""
-    if pixels is not None:
-        message = message | {"bytes": len(pixels)}
+    if parts:
+        message = message | {"bytes": sum(map(len, parts))}
     out.write(json.dumps(message).encode() + b"\n")
-    if pixels is not None:
-        out.write(pixels)
+    for part in parts:
+        out.write(part)
     out.flush()

@@ -113,7 +113,7 @@ def send_frames(
     try:
         for index, came, pixels in decoder.frames(wanted):
             time_s = decoder.index.times_s[max(came, 0)]
-            send(out, {"frame": index, "time_s": time_s, "size_wh": size_wh}, pixels.resized(size_wh).data)
+            send(out, {"frame": index, "time_s": time_s}, pixels.resized(size_wh).as_ppm())
             sent += 1
             replaced += came != index
     except (ClipError, MemoryError):
