@@ -85,6 +85,7 @@ def test_frames_times_and_tokens_are_said_before_the_answer(clip: str, capsys: p
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert found["sources"] == [clip]
+    assert found["clips"][0]["times_s"] == [0, 0.4, 0.8, 1.2, 1.6, 2, 2.4, 2.9]
     assert "30 frames, 3.00 s): 8 at 0.00 0.40 0.80 1.20 1.60 2.00 2.40 2.90 s\n" in captured.err
     usage = found["usage"]
     assert f"{usage['image_tokens']} tokens for 8 frames, {usage['prompt_tokens']} in all" in captured.err
@@ -186,8 +187,8 @@ def test_several_clips_are_looked_at_one_after_another(
     captured = capsys.readouterr()
     assert "2 clips, looked at one after another\n" in captured.err
     assert json.loads(captured.out)["sources"] == [gif, clip]
-    dry = priced(capsys, gif, clip, "--frames", "3")
-    assert [picture["name"].partition(" @ ")[0] for picture in dry["pictures"]] == [gif] * 3 + [clip] * 3
+    dry = priced(capsys, gif, clip, gif, "--frames", "3")
+    assert [picture["name"].partition(" @ ")[0] for picture in dry["pictures"]] == [gif] * 3 + [clip] * 3 + [gif] * 3
 
 
 def test_a_picture_or_a_clip_given_to_the_wrong_command_names_the_right_one(

@@ -224,3 +224,28 @@ def test_names_that_look_like_addresses_or_options_are_files(clip: Path, tmp_pat
         odd.write_bytes(clip.read_bytes())
         with open_clip(Media("odd", "video", path=str(odd)), MediaLimits()) as opened:
             assert numbers(opened) == PUBLISHED
+
+
+def test_without_a_video_library_gifs_are_read_and_others_tell_what_to_install(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("av", "decord"):
+        (tmp_path / library).mkdir()
+        (tmp_path / library / "__init__.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with open_clip(media(write_pictures(tmp_path / "a.gif")), MediaLimits()) as opened:
+        assert numbers(opened) == uniform(12, 8)
+    with pytest.raises(SourceError) as caught, open_clip(media(clip), MediaLimits()):
+        pass
+    assert "pip install av" in str(caught.value.hint)
+    (tmp_path / "av" / "__init__.py").unlink()
+    (tmp_path / "av").rmdir()
+    with open_clip(media(clip), MediaLimits()) as opened:
+        assert numbers(opened) == PUBLISHED
+
+
+def test_a_clip_that_rests_holds_no_child(clip: Path) -> None:
+    with open_clip(media(clip), MediaLimits()) as opened:
+        opened.rest()
+        assert not children(os.getpid())
+        assert numbers(opened) == PUBLISHED

@@ -58,6 +58,15 @@ def edited(path: Path) -> None:
     cut_start(whole, path, 0.5)
 
 
+def no_rate(path: Path) -> None:
+    """An AVI whose header tells no frames a second."""
+    data = bytearray(write_clip(path, codec="mpeg4").read_bytes())
+    main, stream = data.index(b"avih"), data.index(b"strh")
+    data[main + 8 : main + 12] = bytes(4)
+    data[stream + 28 : stream + 36] = bytes(8)
+    path.write_bytes(data)
+
+
 def truncated(path: Path, share: float = 0.6, **options: object) -> None:
     data = write_clip(path, numbers=range(60), **options).read_bytes()  # type: ignore[arg-type]
     path.write_bytes(data[: int(len(data) * share)])
@@ -69,7 +78,9 @@ def truncated_gif(path: Path) -> None:
 
 
 FAST_START = {"movflags": "+faststart"}
+HEVC_OPEN_GOP = {"preset": "medium", "x265-params": "keyint=12:open-gop=1:bframes=3:log-level=none"}
 OPEN_GOP = {"preset": "medium", "x264-params": "open-gop=1:keyint=12:bframes=3"}
+HIDDEN = {"g": "20", "lag-in-frames": "16", "auto-alt-ref": "1", "deadline": "good", "cpu-used": "5"}
 IRREGULAR = [*range(10), *range(20, 100, 10), 91, 92]
 KINDS = (
     Kind("h264.mp4", clip()),
@@ -77,6 +88,7 @@ KINDS = (
     Kind("one-keyframe.mp4", clip(numbers=range(120), options={"g": "500"}), numbers=range(120)),
     Kind("open-gop.mp4", clip(numbers=range(60), options=OPEN_GOP), "PyAV", range(60)),  # decord: wrong frames
     Kind("hevc.mkv", clip(codec="libx265")),
+    Kind("hevc-open-gop.mp4", clip(numbers=range(60), codec="libx265", options=HEVC_OPEN_GOP), "PyAV", range(60)),
     Kind("hevc-10-bit.mp4", clip(codec="libx265", pix_fmt="yuv420p10le")),
     Kind("h264-10-bit.mov", clip(pix_fmt="yuv420p10le")),
     Kind("h264-444.mp4", clip(pix_fmt="yuv444p")),
@@ -84,6 +96,8 @@ KINDS = (
     Kind("vp8.webm", clip(codec="libvpx")),
     Kind("vp9.webm", clip(codec="libvpx-vp9"), "PyAV"),  # decord gives this one up
     Kind("vp9-alpha.webm", clip(codec="libvpx-vp9", pix_fmt="yuva420p"), "PyAV"),
+    Kind("vp9-hidden-frames.webm", clip(numbers=range(60), codec="libvpx-vp9", options=HIDDEN), numbers=range(60)),
+    Kind("vp8.ogv", clip(codec="libvpx", format="ogg"), "PyAV"),
     Kind("av1.mp4", clip(codec="libsvtav1"), "PyAV"),
     Kind("av1.mkv", clip(codec="libsvtav1"), "PyAV"),
     Kind("mpeg4.avi", clip(codec="mpeg4"), "PyAV"),
@@ -93,6 +107,9 @@ KINDS = (
     Kind("mpeg2.mpg", clip(codec="mpeg2video", format="mpeg"), "PyAV"),
     Kind("h264.ts", clip(), "PyAV"),  # decord hangs
     Kind("mpeg2.ts", clip(codec="mpeg2video"), "PyAV"),
+    Kind("camcorder.m2ts", clip(format="mpegts", container={"mpegts_m2ts_mode": "1"}), "PyAV"),
+    Kind("stream.m2v", clip(codec="mpeg2video", format="mpeg2video", options={"bf": "2"}), "PyAV"),  # no times
+    Kind("no-rate.avi", no_rate, "PyAV"),
     Kind("sorenson.flv", clip(codec="flv")),
     Kind("wmv.asf", clip(codec="wmv2", format="asf"), "PyAV"),
     Kind("prores.mov", clip(codec="prores_ks", pix_fmt="yuv422p10le")),

@@ -137,6 +137,7 @@ class Renderer:
     stats: bool = False
     quiet: bool = False
     no_color: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what else ``--json`` tells
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
     def write(self, text: str) -> None:
@@ -202,7 +203,7 @@ class Renderer:
         self.status.clear()
         self.end_line(answer)
         if self.as_json:
-            self.write_json(record(answer, sources, engine))
+            self.write_json(record(answer, sources, engine) | dict(self.extra))
         if self.stats and answer.done:
             say(self.err, stats_line(answer.done) + "\n")
 

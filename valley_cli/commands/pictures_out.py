@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def check_pictures_out(sheet: str | None, folder: str | None, force: bool, inputs: Iterable[str | int]) -> None:
     """Raises UsageError, before anything is decoded, for files that would be overwritten and folders that are none."""
+    if sheet is not None and not sheet.lower().endswith(".png"):
+        raise UsageError(f"--contact-sheet {printable(sheet)}: it is a PNG file", "give it a name that ends in .png")
     if sheet is not None and os.path.lexists(sheet):
         name = printable(sheet)
         if any(_same(sheet, source) for source in inputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from valley_cli.commands.answering import build_request, check_stdin_once, input
 from valley_cli.commands.clips import check_fits, clip_record, cost_line
 from valley_cli.commands.output import open_output
 from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
-from valley_cli.engine.base import Engine, FrameSelection, Request, Stage
+from valley_cli.engine.base import Engine, EngineOptions, FrameSelection, Media, Request, Stage
 from valley_cli.inputs import expand_sources
 from valley_cli.moments import read_time
 from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
@@ -23,6 +24,8 @@ from valley_cli.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from valley_cli.media.video import Clip, Frame
+
+    Asked = Callable[[tuple[Media, ...]], Request]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 ONE, SEVERAL = "Describe the given video.", "Describe the given videos."
@@ -131,9 +134,7 @@ def selection(
 
 
 def run(settings: Settings, wanted: FrameSelection, outputs: Outputs, sources: list[str], prompt: str | None) -> None:
-    """Open the clips, say what they cost, answer, close everything."""
-    from valley_cli.media.video import open_clip, planned, sampled  # Pillow
-
+    """Open everything, answer, close everything."""
     check_stdin_once(sources, prompt, settings.system)
     status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
     status.stage(Stage("reading clips"))
@@ -142,29 +143,55 @@ def run(settings: Settings, wanted: FrameSelection, outputs: Outputs, sources: l
         options = settings.engine_options(status.stage)
         stdin = sys.stdin.buffer if sys.stdin else None
         media = expand_sources(sources, stdin=stdin, kind="video", limits=options.limits)
-        media = tuple(replace(handle, selection=wanted) for handle in media)
         question = (ONE if len(media) == 1 else SEVERAL) if prompt is None else opt.read_text(prompt, "--prompt")
         system = None if settings.system is None else opt.read_text(settings.system, "--system")
         inputs = inputs_of(media, prompt, settings.system)
         check_pictures_out(outputs.contact_sheet, outputs.save_frames, outputs.force, inputs)
         out = stack.enter_context(open_output(outputs.output, outputs.force, inputs))
         renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
-        clips = [stack.enter_context(open_clip(handle, options.limits)) for handle in media]
+        clips = open_clips(media, wanted, options, stack)
         engine = stack.enter_context(running_engine(options, status, settings.quiet))
-        asked = partial(build_request, settings, question=question, system=system)
-        price(engine, asked(tuple(map(planned, media, clips))), clips, renderer, outputs.dry_run)
-        if outputs.dry_run and not outputs.contact_sheet and not outputs.save_frames:
-            return
-        frames = [decode(clip, status) for clip in clips]
-        tell_notes(clips, renderer)
-        save_pictures([frame for group in frames for frame in group], outputs.contact_sheet, outputs.save_frames)
-        if not outputs.dry_run:
-            request = asked(tuple(map(sampled, media, frames)))
-            del frames
-            show_answer(engine, request, renderer, [handle.name for handle in media])
+        answer(engine, partial(build_request, settings, question=question, system=system), clips, renderer, outputs)
 
 
-def price(engine: Engine, request: Request, clips: list[Clip], renderer: Renderer, dry_run: bool) -> None:
+def open_clips(
+    media: tuple[Media, ...], wanted: FrameSelection, options: EngineOptions, stack: ExitStack
+) -> list[tuple[Media, Clip]]:
+    """The clips, their frames chosen; ``stack`` keeps them open. Raises SourceError, UsageError."""
+    from valley_cli.media.video import open_clip  # Pillow
+
+    def fetched(done: int, total: int) -> None:
+        if options.on_stage:
+            options.on_stage(Stage("fetching", done, total, "bytes"))
+
+    clips = []
+    for handle in media:
+        clip = stack.enter_context(open_clip(replace(handle, selection=wanted), options.limits, on_progress=fetched))
+        if len(media) > 1:
+            clip.rest()
+        clips.append((handle, clip))
+    return clips
+
+
+def answer(
+    engine: Engine, asked: Asked, opened: list[tuple[Media, Clip]], renderer: Renderer, outputs: Outputs
+) -> None:
+    """Say what the clips cost; decode them; write what was asked for; run the model."""
+    from valley_cli.media.video import planned, sampled
+
+    media, clips = zip(*opened, strict=True)
+    price(engine, asked(tuple(map(planned, media, clips))), clips, renderer, outputs.dry_run)
+    wanted = not outputs.dry_run or outputs.contact_sheet or outputs.save_frames
+    frames = [decode(clip, renderer.status) if wanted else () for clip in clips]
+    tell_notes(clips, renderer)
+    save_pictures([frame for group in frames for frame in group], outputs.contact_sheet, outputs.save_frames)
+    if not outputs.dry_run:
+        renderer.extra = {"clips": [clip_record(clip.plan) for clip in clips]}
+        request = asked(tuple(map(sampled, media, frames)))
+        show_answer(engine, request, renderer, [handle.name for handle in media])
+
+
+def price(engine: Engine, request: Request, clips: Sequence[Clip], renderer: Renderer, dry_run: bool) -> None:
     """Say what the request costs before it is run. Raises PromptError if the context does not hold it."""
     cost = engine.measure(request)
     renderer.status.clear()
@@ -183,7 +210,7 @@ def decode(clip: Clip, status: StatusLine) -> tuple[Frame, ...]:
     return clip.frames(lambda done, total: status.stage(Stage("reading frames", done, total, "frames")))
 
 
-def tell_notes(clips: list[Clip], renderer: Renderer) -> None:
+def tell_notes(clips: Sequence[Clip], renderer: Renderer) -> None:
     """What was wrong with a clip that could be read all the same."""
     renderer.status.clear()
     for clip in clips:

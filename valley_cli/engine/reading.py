@@ -16,7 +16,7 @@ from valley_cli.engine.base import Media, MediaLimits, Request, Stage
 from valley_cli.media.cache import MediaCache, never, source_key
 from valley_cli.media.fetch import read_bytes
 from valley_cli.media.image import open_image
-from valley_cli.media.video import Clip, Frame, chosen_pictures, open_clip
+from valley_cli.media.video import Clip, Frame, chosen_pictures, open_clip_file
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class MediaReader:
     def open_clip(self, media: Media, effort: Effort, clips: ExitStack) -> Clip:
         """A clip that ``clips`` keeps open, its frames chosen. Raises SourceError."""
         with _fetching(effort):
-            return clips.enter_context(open_clip(media, self._limits, cancelled=effort.give_up))
+            look = clips.enter_context(open_clip_file(media, self._limits, cancelled=effort.give_up))
+        with self.decoding(effort):
+            return clips.enter_context(look())
 
     def frames(self, clip: Clip, effort: Effort) -> tuple[Frame, ...]:
         """The clip's frames. Raises SourceError."""
@@ -90,7 +92,8 @@ class MediaReader:
 
         def make() -> tuple[Frame, ...]:
             with ExitStack() as clips:
-                return self.frames(self.open_clip(media, effort, clips), effort)
+                clip = self.open_clip(media, effort, clips)
+                return self.frames(clip, effort)
 
         return self._cache.shared(("clip", key, media.selection), make, _frame_bytes, effort.give_up)
 
@@ -126,6 +129,8 @@ class Reading:
         if (shared := self._reader.shared_frames(media, self._effort)) is not None:
             return [Source(frame.name, frame.size_wh, partial(_image, frame)) for frame in shared]
         clip = self._reader.open_clip(media, self._effort, self._clips)
+        if self._total > 1:
+            clip.rest()
         frames = cache(partial(self._reader.frames, clip, self._effort))
         self.decode.append(frames)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -79,6 +79,10 @@ class Clip(Protocol):
         """What a user must know; grows with what decoding brings to light."""
         ...
 
+    def rest(self) -> None:
+        """Let go of what costs memory until the frames are wanted: where several clips are open."""
+        ...
+
 
 @contextmanager
 def open_clip(
@@ -89,16 +93,21 @@ def open_clip(
     Raises SourceError for what cannot be read as a clip, RefusedError where a limit is met, UsageError for a
     selection that the clip cannot satisfy.
     """
+    with open_clip_file(media, limits, cancelled=cancelled, on_progress=on_progress) as look, look() as clip:
+        yield clip
+
+
+@contextmanager
+def open_clip_file(
+    media: Media, limits: MediaLimits, *, cancelled: Cancelled | None = None, on_progress: Progress | None = None
+) -> Iterator[Callable[[], AbstractContextManager[Clip]]]:
+    """The first half of ``open_clip``, which may take long but no processor: the bytes are here, none is decoded."""
     check_selection(media.selection or FrameSelection())
     if media.frames:
-        yield PicturesClip(media, limits)
+        yield lambda: nullcontext(PicturesClip(media, limits))
         return
     with open_file(media, limits, cancelled=cancelled, on_progress=on_progress) as descriptor:
-        reader = Reader(media, descriptor, limits, cancelled)
-        try:
-            yield FileClip(media.name, reader)
-        finally:
-            reader.close()
+        yield lambda: closing(FileClip(media.name, Reader(media, descriptor, limits, cancelled)))
 
 
 class FileClip:
@@ -106,7 +115,11 @@ class FileClip:
 
     def __init__(self, name: str, reader: Reader) -> None:
         self._name, self._reader = name, reader
-        found = reader.plan()
+        try:
+            found = reader.plan()
+        except BaseException:
+            reader.close()
+            raise
         moments = tuple(Moment(index, time_s) for index, time_s in found["moments"])
         self.plan = Plan(
             name=name,
@@ -128,6 +141,12 @@ class FileClip:
         moments = self.plan.moments
         picked = self._reader.frames(len({moment.index for moment in moments}), on_frame)
         return tuple(self._frame(picked[moment.index]) for moment in moments)
+
+    def rest(self) -> None:
+        """See ``Clip.rest``. The child ends; another one will look at the clip again."""
+        self._reader.close()
+
+    close = rest
 
     def _frame(self, picked: Picked) -> Frame:
         return Frame(frame_name(self._name, picked.time_s), picked.time_s, self.plan.size_wh, picked.data)
@@ -155,6 +174,9 @@ class PicturesClip:
                 on_frame(done, len(wanted))
             files[index] = self._open(index)
         return tuple(Frame(self._pictures[at.index].name, at.time_s, *files[at.index]) for at in self.plan.moments)
+
+    def rest(self) -> None:
+        """See ``Clip.rest``: nothing is held."""
 
     def _open(self, index: int) -> tuple[tuple[int, int], bytes]:
         """Size and bytes of a picture that can be read."""
