@@ -17,6 +17,7 @@ import pytest
 from valley_cli.__main__ import main
 
 SCRIPT = Path(sys.executable).with_name("valley")
+ENDED = "=== ended with "
 KEYS = frozenset({"Enter", "Tab", "Up", "M-Enter", "C-c", "C-d", "C-r"})
 COLD_LIMIT_S = 120  # for slow, busy machines; a cold start costs about 5 CPU seconds
 
@@ -98,10 +99,10 @@ class Tmux:
         whole = {name: value for name, value in environment(env).items() if name != "TMUX"}
         width, height = size_wh
         geometry = ("-x", str(width), "-y", str(height))
-        command = shlex.join([str(SCRIPT), *args])
-        start = ("new-session", "-d", *geometry, "-c", str(cwd), command)
-        # the option first: the command may end at once
-        self._tmux("-f", "/dev/null", "start-server", ";", "set", "-g", "remain-on-exit", "on", ";", *start, env=whole)
+        # the shell tells the exit code on the screen: tmux itself does not always learn of it
+        command = f"trap : INT; {shlex.join([str(SCRIPT), *args])}; echo '{ENDED}'$?; sleep 600"
+        start = ("new-session", "-d", *geometry, "-c", str(cwd), "sh", "-c", command)
+        self._tmux("-f", "/dev/null", *start, env=whole)
 
     def _tmux(self, *args: str, env: Mapping[str, str] | None = None) -> str:
         done = subprocess.run(
@@ -113,7 +114,10 @@ class Tmux:
     @property
     def pid(self) -> int:
         """The command's process."""
-        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
+        shell = self._tmux("display-message", "-p", "#{pane_pid}").strip()
+        lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+        (found,) = [pid for pid, parent in map(str.split, lines.splitlines()) if parent == shell]
+        return int(found)
 
     def type(self, *keys: str) -> None:
         """Press keys by their tmux names (``Enter``, ``C-c``); anything else is typed as it stands."""
@@ -133,16 +137,8 @@ class Tmux:
         return screen
 
     def finish(self) -> int:
-        """Wait for the command's end; its exit code, or the negative number of the signal that ended it."""
-        end = time.monotonic() + COLD_LIMIT_S
-        while not (
-            ended := self._tmux(
-                "display-message", "-p", "#{pane_dead_status}#{?pane_dead_signal,-#{pane_dead_signal},}"
-            ).strip()
-        ):
-            assert time.monotonic() < end, f"it never ended:\n{self.screen()}"
-            time.sleep(0.05)
-        return int(ended)
+        """Wait for the command's end; its exit code as shells tell it: 137 after kill -9."""
+        return int(self.wait_for(ENDED).rpartition(ENDED)[2].split()[0])
 
     def close(self) -> None:
         """End the server and what runs in it."""

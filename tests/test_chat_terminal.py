@@ -28,14 +28,14 @@ def state(folder: Path) -> dict[str, str]:
 def test_a_whole_conversation_by_keys(tmp_path: Path) -> None:
     shutil.copy(STAR, tmp_path / "a star.png")
     (tmp_path / "notes.txt").write_text("not ours")
-    with Tmux("chat", env=state(tmp_path), cwd=tmp_path, size_wh=SIZE) as screen:
+    with Tmux("chat", "--preview", env=state(tmp_path), cwd=tmp_path, size_wh=SIZE) as screen:
         screen.wait_for("\n>")
         screen.type("/ima", "Tab")
         screen.wait_for("> /image")
         screen.type(" a", "Tab")  # paths are completed too, and escaped
         screen.wait_for("> /image a\\ star.png")
         screen.type("Enter")
-        screen.wait_for("[picture a star.png]")
+        screen.wait_for("▀▀\n[picture a star.png]")
         screen.wait_for("[1 attached] >")
         screen.type("What colour is the star?", "Enter")
         screen.wait_for("Yellow.")
@@ -99,7 +99,7 @@ def test_ctrl_c_stops_an_answer_and_kill_9_loses_nothing_that_was_said(tmp_path:
         while len(json.loads(saved.read_text())["messages"]) < 3:
             pass
         os.kill(screen.pid, signal.SIGKILL)
-        screen.finish()
+        assert screen.finish() == 128 + signal.SIGKILL
     question, answer, unanswered = json.loads(saved.read_text())["messages"]
     assert len(answer["content"]) > 100
     assert (question["content"], unanswered["content"]) == ("What is it?", "And now?")

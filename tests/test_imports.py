@@ -15,6 +15,7 @@ PLAIN = EVERYWHERE | {"engine.base", "engine.registry"}
 MEDIA = {"media", "media.address", "media.cache", "media.fetch", "media.image", "media.pinned", "media.web"}
 VIDEO = {"media.video", "media.video_sheet", "media.video_child", "media.video_reader", "media.video_select"}
 DECODING = {f"media.video_{name}" for name in ("av", "decord", "pillow", "select", "types", "worker")}  # in the child
+PREVIEW = {"media.preview", "media.preview_sixel"}
 CONFIG = {"engine.models.config"}
 FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
 MODELS = {
@@ -61,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
     "chat.room": {"chat.conversation"} | PLAIN,
     "chat.session": {f"chat.{name}" for name in ("attach", "conversation", "opening", "room", "store")} | TALK,
     "chat.stages": {"chat.session"} | TALK,
-    **{f"chat.slash_{name}": SLASH for name in ("media", "model", "files")},
+    **dict.fromkeys(PREVIEW, PREVIEW | MEDIA | PLAIN),
+    **{f"chat.slash_{name}": SLASH | PREVIEW for name in ("media", "model", "files")},
     "chat.slash": {"chat"} | {f"chat.slash_{name}" for name in ("media", "model", "files")} | SLASH,
     "chat.complete": {"chat.slash", "chat.slash_model"} | PLAIN,
     "chat.lines": {"chat.session", "chat.slash"} | PLAIN,
@@ -76,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "commands.chat": COMMAND
     | {"chat"}
     | {f"chat.{name}" for name in ("attach", "lines", "opening", "session", "stages", "store", "terminal")},
-    "commands.answering": COMMAND,
+    "commands.answering": COMMAND | {"media.preview"},
     "commands.describe": COMMAND | {"commands.answering", "inputs"},
     "commands.clips": COMMAND | MEDIA | VIDEO,
     "commands.pictures_out": COMMAND | MEDIA | VIDEO,

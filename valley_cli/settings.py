@@ -44,6 +44,7 @@ class Settings:
     verbose: bool = False
     debug: bool = False
     no_color: bool = False
+    preview: bool = False
     editing_mode: Literal["emacs", "vi"] = "emacs"
     max_image_bytes: int = MediaLimits.max_image_bytes
     max_image_pixels: int = MediaLimits.max_image_pixels

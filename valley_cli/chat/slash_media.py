@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from valley_cli.chat.attach import split_words
 from valley_cli.chat.conversation import Attachment
 from valley_cli.chat.session import Session
@@ -9,6 +12,7 @@ from valley_cli.engine.base import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.messages import Kind
 from valley_cli.moments import split_options
+from valley_cli.render import is_terminal, say
 
 
 def attach(
@@ -17,8 +21,22 @@ def attach(
     """Attach what ``words`` name to the next question. Raises SourceError; then nothing is attached."""
     found = session.attacher.open(words, kind, selection)
     session.conversation = session.conversation.attached(found)
-    if not session.renderer.quiet:
-        session.tell("\n".join(label(item) for item in found))
+    show(session, found)
+
+
+def show(session: Session, items: Sequence[Attachment]) -> None:
+    """What was attached: its names, and a preview where that is wanted and can be seen."""
+    renderer = session.renderer
+    if renderer.quiet or not items:
+        return
+    if session.settings.preview and is_terminal(renderer.err):
+        from valley_cli.media.preview import draw, pictures_of, screen_of
+
+        screen = screen_of(renderer.err, os.environ)
+        images = [pictures_of(item.held, session.attacher.limits)[1] for item in items if item.held]
+        if screen and images:
+            say(renderer.err, draw([image for group in images for image in group], screen))
+    session.tell("\n".join(map(label, items)))
 
 
 def label(item: Attachment) -> str:

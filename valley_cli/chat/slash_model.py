@@ -10,7 +10,7 @@ from valley_cli.engine.base import Message, Request
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.settings import ANSWER_KEYS, FALSE, TRUE, Settings, override
 
-KEYS = (*ANSWER_KEYS, "stats", "editing_mode")
+KEYS = (*ANSWER_KEYS, "stats", "preview", "editing_mode")
 
 
 def set_option(session: Session, rest: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from valley_cli.chat.editor import PROMPT, Editor
 from valley_cli.chat.session import Session
 from valley_cli.chat.slash import attempt
-from valley_cli.chat.slash_media import label
+from valley_cli.chat.slash_media import show
 from valley_cli.chat.stages import Stages, bar
 from valley_cli.render import safe_text, wants_colour
 
@@ -100,7 +100,8 @@ def _recall(session: Session) -> None:
     if session.renderer.quiet:
         return
     if last is None:
-        session.tell("\n".join([GREETING, *map(label, session.conversation.pending)]))
+        session.tell(GREETING)
+        show(session, session.conversation.pending)
         return
     answer = last.answer if last.answer is not None else UNANSWERED
     shown = answer if len(answer) <= LAST_WORDS else f"... {answer[-LAST_WORDS:]}"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, EngineOptions, Event, Media, Message, Request
+from valley_cli.engine.base import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request
 from valley_cli.errors import DeviceError, UsageError
-from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, say
+from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, is_terminal, say
 from valley_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Around = Callable[[Iterator[Event]], Iterable[Event]]
 
@@ -54,6 +60,27 @@ def build_request(settings: Settings, media: tuple[Media, ...], question: str, s
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
     )
+
+
+def show_pictures(images: Sequence[Image], renderer: Renderer) -> None:
+    """Show pictures on stderr, where that is a terminal."""
+    from valley_cli.media.preview import draw, screen_of
+
+    screen = None if renderer.quiet else screen_of(renderer.err, os.environ)
+    if screen and images:
+        renderer.status.clear()
+        say(renderer.err, draw(images, screen))
+
+
+def with_preview(request: Request, renderer: Renderer, limits: MediaLimits) -> Request:
+    """Show the pictures of ``request``; they are in memory then, so that nothing is fetched twice."""
+    from valley_cli.media.preview import pictures_of
+
+    if renderer.quiet or not is_terminal(renderer.err):
+        return request
+    found = [pictures_of(media, limits) for media in request.images]
+    show_pictures([image for _, images in found for image in images], renderer)
+    return replace(request, images=tuple(media for media, _ in found))
 
 
 def show_answer(

@@ -54,6 +54,7 @@ def chat(
     dtype: opt.Dtype = None,
     revision: opt.Revision = None,
     offline: opt.Offline = None,
+    preview: opt.Preview = None,
     as_json: opt.Json = None,
     stats: opt.Stats = None,
     quiet: opt.Quiet = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated
@@ -18,6 +18,7 @@ from valley_cli.commands.answering import (
     running_engine,
     show_answer,
     show_cost,
+    with_preview,
 )
 from valley_cli.commands.output import open_output
 from valley_cli.engine.base import Engine, Event, Media, Request, Stage
@@ -62,6 +63,7 @@ def describe(
     dtype: opt.Dtype = None,
     revision: opt.Revision = None,
     offline: opt.Offline = None,
+    preview: opt.Preview = None,
     as_json: opt.Json = None,
     stats: opt.Stats = None,
     quiet: opt.Quiet = None,
@@ -106,7 +108,8 @@ def run(
         out = stack.enter_context(open_output(output, force, inputs_of(media, prompt, settings.system)))
         engine = stack.enter_context(running_engine(options, status, settings.quiet))
         renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
-        codes = [answer_one(engine, request, renderer, each=each, dry_run=dry_run) for request in requests]
+        shown = partial(with_preview, renderer=renderer, limits=options.limits) if settings.preview else None
+        codes = [answer_one(engine, request, renderer, each=each, dry_run=dry_run, shown=shown) for request in requests]
     return max(codes)
 
 
@@ -120,10 +123,22 @@ def default_question(media: tuple[Media, ...]) -> str:
     return ONE if len(media) == 1 else SEVERAL
 
 
-def answer_one(engine: Engine, request: Request, renderer: Renderer, *, each: bool, dry_run: bool) -> int:
-    """Answer or price one request; the exit code. With ``each``, an unreadable picture does not end the run."""
+def answer_one(
+    engine: Engine,
+    request: Request,
+    renderer: Renderer,
+    *,
+    each: bool,
+    dry_run: bool,
+    shown: Callable[[Request], Request] | None,
+) -> int:
+    """Answer or price one request, after its preview; the exit code.
+
+    With ``each``, an unreadable picture does not end the run.
+    """
     names = [media.name for media in request.images]
     try:
+        request = shown(request) if shown else request
         if dry_run:
             show_cost(engine, request, renderer)
         else:

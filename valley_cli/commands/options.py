@@ -46,6 +46,9 @@ Exact = Annotated[
 ]
 Json = Annotated[bool | None, typer.Option("--json", help="One JSON object instead of text.", show_default=False)]
 Stats = Annotated[bool | None, typer.Option("--stats", help="Times, tokens and memory on stderr.", show_default=False)]
+Preview = Annotated[
+    bool | None, typer.Option("--preview", help="Show what is looked at in the terminal.", show_default=False)
+]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the answer to this file.")]
 Force = Annotated[bool, typer.Option("--force", help="Let -o overwrite a file.")]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="Only the answer and errors.", show_default=False)]

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from valley_cli.commands import options as opt
-from valley_cli.commands.answering import build_request, check_stdin_once, inputs_of, running_engine, show_answer
+from valley_cli.commands.answering import (
+    build_request,
+    check_stdin_once,
+    inputs_of,
+    running_engine,
+    show_answer,
+    show_pictures,
+)
 from valley_cli.commands.clips import check_fits, clip_record, cost_line
 from valley_cli.commands.output import open_output
 from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
@@ -94,6 +101,7 @@ def video(
     dtype: opt.Dtype = None,
     revision: opt.Revision = None,
     offline: opt.Offline = None,
+    preview: opt.Preview = None,
     as_json: opt.Json = None,
     stats: opt.Stats = None,
     quiet: opt.Quiet = None,
@@ -151,7 +159,8 @@ def run(settings: Settings, wanted: FrameSelection, outputs: Outputs, sources: l
         renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
         clips = open_clips(media, wanted, options, stack)
         engine = stack.enter_context(running_engine(options, status, settings.quiet))
-        answer(engine, partial(build_request, settings, question=question, system=system), clips, renderer, outputs)
+        asked = partial(build_request, settings, question=question, system=system)
+        answer(engine, asked, clips, renderer, outputs, preview=settings.preview)
 
 
 def open_clips(
@@ -174,9 +183,15 @@ def open_clips(
 
 
 def answer(
-    engine: Engine, asked: Asked, opened: list[tuple[Media, Clip]], renderer: Renderer, outputs: Outputs
+    engine: Engine,
+    asked: Asked,
+    opened: list[tuple[Media, Clip]],
+    renderer: Renderer,
+    outputs: Outputs,
+    *,
+    preview: bool,
 ) -> None:
-    """Say what the clips cost; decode them; write what was asked for; run the model."""
+    """Say what the clips cost; decode them; show and write what was asked for; run the model."""
     from valley_cli.media.video import planned, sampled
 
     media, clips = zip(*opened, strict=True)
@@ -184,6 +199,8 @@ def answer(
     wanted = not outputs.dry_run or outputs.contact_sheet or outputs.save_frames
     frames = [decode(clip, renderer.status) if wanted else () for clip in clips]
     tell_notes(clips, renderer)
+    if preview:
+        show_pictures([frame.image for group in frames for frame in group], renderer)
     save_pictures([frame for group in frames for frame in group], outputs.contact_sheet, outputs.save_frames)
     if not outputs.dry_run:
         renderer.extra = {"clips": [clip_record(clip.plan) for clip in clips]}
