@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.clips import (
     OneWay,
@@ -37,6 +37,7 @@ class Kind:
     numbers: range = range(30)
     turn: int = 0
     notes: tuple[str, ...] = ()
+    apart: int = 0  # how far the libraries' pixels may differ, of 255
 
 
 def clip(**options: object) -> Make:
@@ -94,8 +95,8 @@ KINDS = (
     Kind("h264-444.mp4", clip(pix_fmt="yuv444p")),
     Kind("grey.mp4", clip(pix_fmt="gray")),
     Kind("vp8.webm", clip(codec="libvpx")),
-    Kind("vp9.webm", clip(codec="libvpx-vp9"), "PyAV"),  # decord gives this one up
-    Kind("vp9-alpha.webm", clip(codec="libvpx-vp9", pix_fmt="yuva420p"), "PyAV"),
+    Kind("vp9.webm", clip(codec="libvpx-vp9")),
+    Kind("vp9-alpha.webm", clip(codec="libvpx-vp9", pix_fmt="yuva420p")),
     Kind("vp9-hidden-frames.webm", clip(numbers=range(60), codec="libvpx-vp9", options=HIDDEN), numbers=range(60)),
     Kind("vp8.ogv", clip(codec="libvpx", format="ogg"), "PyAV"),
     Kind("av1.mp4", clip(codec="libsvtav1"), "PyAV"),
@@ -116,9 +117,10 @@ KINDS = (
     Kind("ffv1.mkv", clip(codec="ffv1")),
     Kind("alpha.mov", clip(codec="qtrle", pix_fmt="argb")),
     Kind("odd-sizes.mp4", clip(pix_fmt="yuv444p", size_wh=(97, 65))),
-    Kind("odd-sizes.webm", clip(codec="libvpx-vp9", size_wh=(97, 65)), "PyAV"),
+    Kind("odd-sizes.webm", clip(codec="libvpx-vp9", size_wh=(97, 65)), apart=1),  # FFmpeg's VP9 decoders of two ages
     Kind("tiny.mp4", clip(size_wh=(16, 16)), "PyAV"),  # decord's rows overlap
     Kind("large.mp4", clip(numbers=range(3), size_wh=(4096, 2160)), numbers=range(3)),
+    Kind("long.mp4", clip(numbers=range(250), size_wh=(768, 576)), "PyAV", range(250)),  # decord: all of it in memory
     Kind("one-frame.mp4", clip(numbers=[77]), numbers=range(77, 78)),
     Kind("varying-rate.mp4", clip(numbers=range(20), times=IRREGULAR), numbers=range(20)),
     Kind("starts-late.mp4", clip(times=range(50, 80))),
@@ -152,7 +154,7 @@ def numbers_in(frames: dict[int, Image.Image], turn: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_the_published_frames_come_and_both_libraries_agree_on_every_pixel(kind: Kind, folder: Path) -> None:
+def test_the_published_frames_come_and_both_libraries_agree(kind: Kind, folder: Path) -> None:
     path = folder / kind.name
     kind.make(path)
     plan, frames = decode(path)
@@ -164,7 +166,8 @@ def test_the_published_frames_come_and_both_libraries_agree_on_every_pixel(kind:
     assert len(plan["notes"]) >= len(kind.notes)
     if kind.by == "decord":
         _, by_av = decode(path, "av")
-        assert all(by_av[index].tobytes() == frames[index].tobytes() for index in wanted)
+        differences = [ImageChops.difference(by_av[index], frames[index]).getextrema() for index in wanted]
+        assert max(high for bands in differences for _, high in bands) <= kind.apart
 
 
 BROKEN: tuple[tuple[str, Make, str], ...] = (

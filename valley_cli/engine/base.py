@@ -29,7 +29,7 @@ class MediaLimits:
     image_timeout_s: float = 60.0
     video_timeout_s: float = 600.0
     clip_timeout_s: float = 300.0  # to decode a clip's frames, once it is here
-    max_clip_pixels: int = 160_000_000  # of all frames of a clip together; beyond, they are kept smaller
+    max_clip_pixels: int = 320_000_000  # of all frames of a clip (3 bytes each); beyond, they are kept smaller
     retries: int = 2
     backoff_s: float = 0.5  # before the first retry; doubles each time
 
