@@ -69,7 +69,10 @@ def _paths(word: str) -> Iterator[tuple[str, int]]:
                 found.append(entry.name + ("/" if entry.is_dir() else ""))
     for entry_name in sorted(found):
         path = os.path.join(head, entry_name)
-        yield (quote + path if quote else _escaped(path)), len(word)
+        if quote and quote not in path:
+            yield quote + path + ("" if path.endswith("/") else quote), len(word)
+        else:
+            yield _escaped(path), len(word)
 
 
 def _escaped(path: str) -> str:

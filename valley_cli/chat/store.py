@@ -17,6 +17,8 @@ from valley_cli.text import printable
 
 MAX_FILE_BYTES = 500_000_000  # pictures without another source are in the file
 
+NO_JSON = "is not a conversation in JSON"
+
 
 def state_folder(environ: Mapping[str, str]) -> Path:
     """``$XDG_STATE_HOME/valley``; a relative $XDG_STATE_HOME does not count, as its standard says."""
@@ -50,10 +52,10 @@ def read_json(path: str) -> Any:
             raise SourceError(name, f"is larger than {MAX_FILE_BYTES / 1e6:.0f} MB")
         return json.loads(data)
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or "is not a conversation in JSON").lower()
-        raise SourceError(name, reason, "give a file that /save wrote") from None
+        reason = getattr(error, "strerror", None)
+        raise SourceError(name, reason.lower() if reason else NO_JSON, "give a file that /save wrote") from None
     except RecursionError:
-        raise SourceError(name, "is not a conversation in JSON", "give a file that /save wrote") from None
+        raise SourceError(name, NO_JSON, "give a file that /save wrote") from None
 
 
 def write_json(path: str, found: Mapping[str, Any]) -> None:
