@@ -42,6 +42,7 @@ class Session:
     draft: str = ""
     done: Done | None = None  # how the last answer went
     context_tokens: int = 0
+    has_answered: bool = False  # so the model is loaded
     over: bool = False  # the user wants to leave
     exit_code: int = 0
     own_files: set[str] = field(default_factory=set)  # what /save wrote and /load read: may be written again
@@ -122,6 +123,7 @@ class Session:
             self._stream(engine, self.request(asked), answer)
         finally:
             if answer.text or answer.done:
+                self.has_answered = True
                 self.conversation = asked.answered("".join(answer.text))
                 self.save()
 

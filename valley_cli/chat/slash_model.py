@@ -60,5 +60,5 @@ def model(session: Session, rest: str) -> None:
         opening.result()
         with suppress(ValleyError):
             session.opening.result().close()
-        session.opening, session.settings = opening, settings
+        session.opening, session.settings, session.has_answered = opening, settings, False
     session.tell(f"model: {session.engine().name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from valley_cli.chat.session import Session
@@ -10,7 +11,10 @@ from valley_cli.render import StatusLine, stage_text
 
 
 class Stages:
-    """Where the engine's stages are shown: on the status line, or below the input line while somebody types."""
+    """Where stages are shown: on the status line, or below the input line while somebody types.
+
+    ``current`` is what goes on in the background: the model on its way.
+    """
 
     def __init__(self, status: StatusLine) -> None:
         self.status = status
@@ -18,8 +22,9 @@ class Stages:
         self.current: Stage | None = None
 
     def __call__(self, stage: Stage) -> None:
-        if self.refresh:
+        if threading.current_thread() is not threading.main_thread():
             self.current = None if stage.total and stage.done >= stage.total else stage
+        if self.refresh:
             self.refresh()
         else:
             self.status.stage(stage)
@@ -28,7 +33,7 @@ class Stages:
 def bar(session: Session, stages: Stages) -> str:
     """The line below the input: what is loading; then the model, and how full its context is."""
     engine = session.opening.engine
-    if stages.current:
+    if stages.current and not session.has_answered:
         return stage_text(stages.current)
     if engine is None:
         return "starting ..."

@@ -71,12 +71,14 @@ def keys_kept_back() -> Iterator[None]:
 
 def _attempt(session: Session, line: str) -> bool:
     """Whether the conversation goes on after ``line``; Ctrl-C ends only what it led to."""
+    before = session.conversation
     try:
         goes_on = attempt(session, line)
     except KeyboardInterrupt:
         session.tell("(stopped)")
         goes_on = True
-    if goes_on and session.conversation.last and not session.conversation.is_answered:
+    now = session.conversation
+    if goes_on and now is not before and now.last and not now.is_answered:
         session.tell(UNANSWERED)
     return goes_on
 
