@@ -40,6 +40,7 @@ TENSORS = {
     "engine.runner",
     "engine.sampler",
     "engine.kvcache",
+    "engine.mapped",
     "engine.weights",
 } | MODELS
 
@@ -118,7 +119,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine.towers": FILES | MODELS | PLAIN,
     "engine.static": {"engine.sampler"} | MODELS | PLAIN,
     "engine.graphs": {"engine.static"} | MODELS | PLAIN,
-    "engine.weights": {"engine.probe"} | FILES | MODELS | PLAIN,
+    "engine.mapped": {"engine.tensorfiles"} | PLAIN,
+    "engine.weights": {"engine.mapped", "engine.probe"} | FILES | MODELS | PLAIN,
     "engine.runner": {"engine.probe", "engine.space"} | TENSORS | FILES | PLAIN,
     "engine.budget": {"engine.runner"} | RUNNING | PLAIN,
     "engine.worker": {"engine.budget", "engine.runner", "engine.sampler"} | RUNNING | PLAIN,

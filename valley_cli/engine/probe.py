@@ -31,17 +31,49 @@ def cuda_free_bytes(index: int = 0) -> int:
 
 
 def host_free_bytes() -> int:
-    """Memory a process can still take, in bytes; 0 where the system does not say."""
+    """Memory a process can still take, in bytes: what there is and what it is allowed; 0 where nothing says."""
+    known = (_system_free_bytes(), _group_free_bytes(), _limit_free_bytes())
+    return min((n_bytes for n_bytes in known if n_bytes is not None), default=0)
+
+
+def _system_free_bytes() -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-        return 0
+        return None
     except OSError:
         try:
             return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (ValueError, OSError, AttributeError):
-            return 0
+            return None
+
+
+def _group_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What is left to this process's control group, a container for instance; its page cache can be had as well."""
+    try:
+        _, _, name = Path("/proc/self/cgroup").read_text().strip().splitlines()[-1].split(":", 2)
+        group = root / name.lstrip("/")
+        group = group if (group / "memory.max").exists() else root
+        most, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group, or no limit: "max"
+        return None
+    return max(most - used + int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0)), 0)
+
+
+def _limit_free_bytes() -> int | None:
+    """What ``ulimit -v`` leaves."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return None
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return max(limit - pages * resource.getpagesize(), 0)
+    except (ImportError, OSError, ValueError):
+        return None
 
 
 def runs_on_cuda(device: str) -> bool:

@@ -11,6 +11,7 @@ from valley_cli.engine.base import Sampling, Stage
 from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
+from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.models.valley import Valley
@@ -20,7 +21,7 @@ from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
 from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.towers import Towers
-from valley_cli.engine.weights import choose_dtype, load_model
+from valley_cli.engine.weights import choose_dtype, map_model
 from valley_cli.errors import DeviceError
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
@@ -53,8 +54,11 @@ def load_runner(
     if device.type == "cpu" and files.n_values < SMALL_PARAMETERS:
         torch.set_num_threads(1)  # before the weights are converted: that would start the others
     try:
-        return Runner(load_model(files, device, dtype, on_stage), device)
-    except torch.OutOfMemoryError:
+        model, mapped = map_model(files, device, dtype, on_stage)
+        return Runner(model, device, mapped=mapped)
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)):
+            raise
         raise DeviceError(
             f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {device}",
             "free the device, or run with --device cpu",
@@ -68,7 +72,14 @@ class Runner:
     CUDA, and never on a CPU.
     """
 
-    def __init__(self, model: Valley, device: torch.device, record_after: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Valley,
+        device: torch.device,
+        record_after: int | None = None,
+        mapped: MappedTensors | None = None,
+    ) -> None:
+        """``model`` gives its decoder away. ``mapped``: where its tensors come from, if not all are in memory yet."""
         self.model = model
         self.device = device
         self.on_stage: Callable[[Stage], None] = lambda stage: None
@@ -77,7 +88,12 @@ class Runner:
         self._graphs: DecodeGraphs | None = None
         self.towers = Towers(model, device)
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
-        self.decoder = fuse_decoder(model, choose_layout(device, model.dtype, small))
+        mapped = mapped or MappedTensors({}, ())
+        self.decoder = fuse_decoder(model, choose_layout(device, model.dtype, small), mapped.let_go)
+        mapped.bring_in()
+        self._mapped_bytes = mapped.kept_bytes
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the pieces that were fused
         self._weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) + self.decoder.n_bytes
 
     @property
@@ -104,8 +120,8 @@ class Runner:
 
     def cache_tokens(self, rows: int) -> int:
         """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now, a share."""
-        share = FREE_SHARE[self.device.type]
-        affordable = int(available_bytes(str(self.device)) * share) // self.cache.token_bytes
+        free = available_bytes(str(self.device)) - self._mapped_bytes  # mapped pages count as free, but are needed
+        affordable = int(max(free, 0) * FREE_SHARE[self.device.type]) // self.cache.token_bytes
         return min(affordable, rows * self.model.config.text.max_position_embeddings)
 
     @torch.inference_mode()

@@ -22,11 +22,12 @@ AGAIN = "download the checkpoint again"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor is: file, dtype as safetensors spells it, shape."""
+    """Where a tensor is: file, dtype as safetensors spells it, shape, first byte in the file."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int
 
     @property
     def n_values(self) -> int:
@@ -91,7 +92,12 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         whole = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {name: TensorInfo(file, e["dtype"], tuple(e["shape"])) for name, e in header.items()}
+        tensors = {
+            name: TensorInfo(file, e["dtype"], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
+            for name, e in header.items()
+        }
+        if any(e["data_offsets"][1] != tensors[n].start - 8 - length + tensors[n].n_bytes for n, e in header.items()):
+            raise ValueError("a tensor is not as long as its shape says")
     except FileNotFoundError:
         raise _fault(file, "is missing") from None
     except OSError as error:

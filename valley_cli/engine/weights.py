@@ -1,16 +1,15 @@
-"""Tensors from safetensors files into the model: meta device, mmap, assign; no second copy where none is needed."""
+"""Tensors from safetensors files into the model: meta device, mapped files, assign; no second copy of anything."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from itertools import groupby
 
 import torch
-from safetensors import safe_open
 
 from valley_cli.engine.base import Stage
 from valley_cli.engine.checkpoint import CheckpointFiles
+from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.config import ValleyConfig
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.probe import default_dtype
@@ -39,27 +38,39 @@ def load_model(
     dtype: torch.dtype,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> Valley:
-    """The model with its tensors on ``device`` in ``dtype``, ready for inference.
+    """The model with its tensors on ``device`` in ``dtype``, ready for inference. Raises as ``map_model`` does."""
+    model, mapped = map_model(files, device, dtype, on_stage, late=())
+    mapped.bring_in()
+    return model
 
-    Raises WeightsError that lists missing, unexpected and misshapen tensors.
+
+def map_model(
+    files: CheckpointFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_stage: Callable[[Stage], None] | None = None,
+    late: tuple[str, ...] = ("model.layers.", "lm_head."),
+) -> tuple[Valley, MappedTensors]:
+    """The model before all of it is read: on a CPU, what is used as the files have it, and what begins with ``late``,
+    which ``fuse_decoder`` converts as it copies, are views of the files.
+
+    All else is copied to the device or converted one by one, and the pages let go of: the host holds no more of the
+    checkpoint than what it uses. Raises WeightsError that lists missing, unexpected and misshapen tensors.
     """
     with torch.device("meta"):
         model = Valley(files.config)
     if files.config.text.tie_word_embeddings:
         del model.lm_head
     names = check_names(model, files)
-    total, done = sum(files.tensors[name].n_bytes for name in names), 0
+    mapped = MappedTensors(files.tensors, names, on_stage)
     state: dict[str, torch.Tensor] = {}
-    by_file = sorted(names, key=lambda name: files.tensors[name].file)
-    for path, group in groupby(by_file, lambda name: files.tensors[name].file):
-        with safe_open(path, framework="pt", device=str(device)) as shard:
-            for name in group:
-                state[name] = shard.get_tensor(name).to(dtype)
-                done += files.tensors[name].n_bytes
-                if on_stage:
-                    on_stage(Stage("loading weights", done, total, "bytes"))
+    for name in names:
+        view = mapped.views.pop(name)
+        state[name] = view if device.type == "cpu" and name.startswith(late) else view.to(device, dtype)
+        if state[name] is not view:  # copied
+            mapped.let_go([view])
     model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), mapped
 
 
 def check_names(model: Valley, files: CheckpointFiles) -> list[str]:

@@ -123,10 +123,16 @@ def _has(shapes: Shapes, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in shapes)
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered blocks there are under ``prefix``."""
+def _count(shapes: Shapes, prefix: str, said: int | None) -> int:
+    """How many numbered blocks there are under ``prefix``; raises ModelError where config.json has ``said`` another
+    number: the published code would leave layers out, or fill them with random numbers."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return 1 + max((int(match[1]) for name in shapes if (match := pattern.match(name))), default=-1)
+    count = 1 + max((int(match[1]) for name in shapes if (match := pattern.match(name))), default=-1)
+    if said is not None and said != count:
+        raise ModelError(
+            f"config.json says {said} layers, the weights have {count} ({prefix}*)", "download the checkpoint again"
+        )
+    return count
 
 
 def _dim(shapes: Shapes, name: str, axis: int) -> int:
@@ -158,7 +164,7 @@ def _text(raw: Mapping[str, Any], shapes: Shapes) -> TextConfig:
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=_dim(shapes, f"{first}mlp.gate_proj.weight", 0),
-        num_hidden_layers=_count(shapes, "model.layers."),
+        num_hidden_layers=_count(shapes, "model.layers.", raw.get("num_hidden_layers")),
         num_attention_heads=q_rows // head_dim,
         num_key_value_heads=kv_rows // head_dim,
         head_dim=head_dim,
@@ -176,7 +182,7 @@ def _siglip(raw: Mapping[str, Any], shapes: Shapes) -> SiglipConfig:
     return SiglipConfig(
         hidden_size=_dim(shapes, patch, 0),
         intermediate_size=_dim(shapes, f"{SIGLIP_PREFIX}encoder.layers.0.mlp.fc1.weight", 0),
-        num_hidden_layers=_count(shapes, f"{SIGLIP_PREFIX}encoder.layers."),
+        num_hidden_layers=_count(shapes, f"{SIGLIP_PREFIX}encoder.layers.", raw.get("num_hidden_layers")),
         num_attention_heads=raw.get("num_attention_heads", SiglipConfig.num_attention_heads),
         image_size=raw.get("image_size", SiglipConfig.image_size),
         patch_size=_dim(shapes, patch, 2),
@@ -192,7 +198,7 @@ def _vit(raw: Mapping[str, Any], shapes: Shapes, hidden_size: int) -> VitConfig:
     _dim(shapes, patch, 0)
     return VitConfig(
         embed_dim=shapes[patch][0],
-        depth=_count(shapes, f"{VIT_PREFIX}blocks."),
+        depth=_count(shapes, f"{VIT_PREFIX}blocks.", raw.get("depth")),
         num_heads=raw.get("num_heads", VitConfig.num_heads),
         mlp_dim=_dim(shapes, f"{VIT_PREFIX}blocks.0.mlp.fc1.weight", 0),
         merger_dim=_dim(shapes, f"{VIT_PREFIX}merger.mlp.0.weight", 0),

@@ -41,22 +41,24 @@ class FusedLayer:
         return self.qkv.n_bytes + self.out.n_bytes + self.gate_up.n_bytes + self.down.n_bytes
 
 
-def fuse(layer: DecoderLayer, config: TextConfig, layout: Layout) -> FusedLayer:
-    """The weights of ``layer`` in ``layout``; ``layer`` is left as it is."""
+def fuse(layer: DecoderLayer, config: TextConfig, layout: Layout, dtype: torch.dtype | None = None) -> FusedLayer:
+    """The weights of ``layer`` in ``layout`` and ``dtype``; ``layer`` is left as it is."""
     attention, mlp = layer.self_attn, layer.mlp
+    dtype = dtype or layer.input_layernorm.weight.dtype
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    biases = [projection.bias for projection in projections] if config.qkv_bias else []
     qk_norm = None
     if isinstance(attention.q_norm, RMSNorm) and isinstance(attention.k_norm, RMSNorm):
         q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
-        qk_norm = torch.cat((q_norm, attention.k_norm.weight.expand(config.num_key_value_heads, -1)))
+        qk_norm = torch.cat((q_norm, attention.k_norm.weight.expand(config.num_key_value_heads, -1))).to(dtype)
     return FusedLayer(
-        input_norm=layer.input_layernorm.weight.detach(),
-        qkv=product(layout, [p.weight for p in projections], [p.bias for p in projections] if config.qkv_bias else ()),
+        input_norm=layer.input_layernorm.weight.detach().to(dtype),
+        qkv=product(layout, [p.weight for p in projections], biases, dtype),
         qk_norm=qk_norm,
-        out=product(layout, [attention.o_proj.weight]),
-        post_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight]),
-        down=product(layout, [mlp.down_proj.weight]),
+        out=product(layout, [attention.o_proj.weight], (), dtype),
+        post_norm=layer.post_attention_layernorm.weight.detach().to(dtype),
+        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight], (), dtype),
+        down=product(layout, [mlp.down_proj.weight], (), dtype),
     )
 
 
@@ -74,26 +76,34 @@ def fuse_decoder(
 ) -> FusedDecoder:
     """The decoder of ``model``, which loses its own: layer by layer, so that no second copy of all weights is made.
 
-    ``let_go`` is told, after each layer, the tensors that were copied and are not needed again.
+    Layers and head of another dtype than the embedding's are converted to it. ``let_go`` is told, after each layer,
+    the tensors that were copied and are not needed again.
     """
-    config, layers = model.config.text, model.model.layers
+    config, layers, dtype = model.config.text, model.model.layers, model.dtype
+    head = _fuse_head(model, layout, let_go)  # the largest copy of all, made while there is the most room
     fused: list[FusedLayer] = []
     for index, layer in enumerate(layers):
         assert isinstance(layer, DecoderLayer)
-        fused.append(fuse(layer, config, layout))
+        converted = any(weight.dtype != dtype for weight in layer.parameters())
+        sources = [*layer.parameters()] if converted else copied(layer, layout)
+        fused.append(fuse(layer, config, layout, dtype))
         layers[index] = nn.Identity()
-        let_go(copied(layer, layout))
-    return FusedDecoder(fused, config, model.model.norm.weight.detach(), _fuse_head(model, layout, let_go))
+        let_go(sources)
+    return FusedDecoder(fused, config, model.model.norm.weight.detach(), head)
 
 
 def _fuse_head(model: Valley, layout: Layout, let_go: Callable[[Iterable[Tensor]], None]) -> Product:
     """The head, packed where that is faster: of tied weights a copy, for the embedding needs plain rows."""
     tied = model.config.text.tie_word_embeddings
-    weight = (model.model.embed_tokens if tied else model.lm_head).weight.detach()
+    source = (model.model.embed_tokens if tied else model.lm_head).weight.detach()
+    weight = source.to(model.dtype)
     if layout == "rows" or weight.nbytes < HEAD_PACK_BYTES or not can_pack(weight.dtype):
+        if not tied:
+            model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+            let_go([source] if weight is not source else [])
         return Rows(weight)
     head = product("packed", [weight])
-    let_go([weight])
+    let_go([source])
     if not tied:
         del model.lm_head
     return head

@@ -86,10 +86,21 @@ _CLASSES: dict[Layout, type[Rows] | type[Transposed] | type[Packed]] = {
 }
 
 
-def product(layout: Layout, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Product:
-    """One product for ``weights`` [out_i, in] stacked; only ``rows`` of a single weight is no copy."""
-    weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-    return _CLASSES[layout](weight, torch.cat(list(biases)) if biases else None)
+def product(
+    layout: Layout, weights: Sequence[Tensor], biases: Sequence[Tensor] = (), dtype: torch.dtype | None = None
+) -> Product:
+    """One product for ``weights`` [out_i, in] stacked, in ``dtype``; only ``rows`` of a single weight is no copy."""
+    dtype = dtype or weights[0].dtype
+    weight = weights[0].to(dtype) if len(weights) == 1 else stacked(weights, dtype)
+    return _CLASSES[layout](weight, torch.cat(list(biases)).to(dtype) if biases else None)
+
+
+def stacked(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """``weights`` [out_i, in] as one [out, in] of ``dtype``; nothing but the result is allocated."""
+    stack = weights[0].new_empty((sum(map(len, weights)), weights[0].shape[1]), dtype=dtype)
+    for part, weight in zip(stack.split([*map(len, weights)]), weights, strict=True):
+        part.copy_(weight)
+    return stack
 
 
 def choose_layout(device: torch.device, dtype: torch.dtype, small: bool) -> Layout:
