@@ -40,7 +40,7 @@ class Talk:
     def say(self, *lines: str) -> str:
         """Send ``lines``; the answers to them."""
         before = len(self.out.getvalue())
-        converse(self.session, io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
+        converse(self.session, io.BytesIO("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")))
         return self.out.getvalue()[before:].rstrip("\n")
 
     def told(self, *lines: str) -> str:

@@ -50,10 +50,9 @@ class Attacher:
         Raises SourceError for what is no picture or clip, UsageError for moments that a clip does not have.
         """
         held = self._hold_clip(media) if media.kind == "video" else self._hold_picture(media)
-        secret = (
-            media.url is not None and printable_url(media.url) != media.url
-        )  # not for files: what it gave goes there
-        return Attachment(held if secret else media, held)
+        if media.url is not None and printable_url(media.url) != media.url:
+            return Attachment(held, held)  # the address holds a secret: what it gave goes into files instead
+        return Attachment(media, held)
 
     def _hold_picture(self, media: Media) -> Media:
         from valley_cli.media.fetch import read_bytes

@@ -7,18 +7,14 @@ from typing import BinaryIO
 
 from valley_cli.chat.session import Session
 from valley_cli.chat.slash import attempt, is_open_block
-from valley_cli.errors import UsageError
 
 
 def read_messages(stream: BinaryIO) -> Iterator[str]:
-    """The messages in ``stream``: one a line, or several lines between marks. Raises UsageError for no UTF-8."""
+    """The messages in ``stream``: one a line, or several lines between marks. Bytes that are no UTF-8 are kept as
+    Python keeps them in file names; in a question the engine refuses them."""
     block = ""
     for raw in stream:
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            raise UsageError("standard input is not UTF-8 text") from None
-        block += line
+        block += raw.decode("utf-8", errors="surrogateescape")
         if not is_open_block(block):
             yield block.rstrip("\r\n")
             block = ""

@@ -135,7 +135,7 @@ class Session:
             except KeyboardInterrupt:
                 self.renderer.finish(answer, names, engine)
                 raise
-            except ValleyError:
+            except Exception:
                 self.renderer.end_line(answer)
                 raise
         self.done = answer.done

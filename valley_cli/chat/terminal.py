@@ -97,16 +97,15 @@ def _prompt(session: Session) -> str:
 
 
 def _recall(session: Session) -> None:
-    """Where a conversation that is taken up again had come to, or how to begin one."""
-    last = session.conversation.last
+    """Where a conversation that is taken up again had come to, or how to begin one; what is attached."""
     if session.renderer.quiet:
         return
+    last = session.conversation.last
     if last is None:
         session.tell(GREETING)
-        show(session, session.conversation.pending)
-        return
-    answer = last.answer if last.answer is not None else UNANSWERED
-    shown = answer if len(answer) <= LAST_WORDS else f"... {answer[-LAST_WORDS:]}"
-    session.tell(
-        safe_text(f"going on after {len(session.conversation.exchanges)} questions\n> {last.question}\n{shown}")
-    )
+    else:
+        answer = last.answer if last.answer is not None else UNANSWERED
+        shown = answer if len(answer) <= LAST_WORDS else f"... {answer[-LAST_WORDS:]}"
+        n_questions = len(session.conversation.exchanges)
+        session.tell(safe_text(f"going on after {n_questions} questions\n> {last.question}\n{shown}"))
+    show(session, session.conversation.pending)

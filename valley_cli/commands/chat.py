@@ -135,5 +135,5 @@ def open_session(settings: Settings, stages: Stages, *, resume: bool) -> Session
 def take_up(session: Session, path: str) -> None:
     """Go on with a saved conversation, with its model unless another was asked for."""
     transcript = session.take_up(read_json(path), path, sources_of_file(path, session.attacher.limits, typed=True))
-    if transcript.model and "model" not in session.settings.origins:
+    if transcript.model and not session.settings.origins.get("model", "").startswith("--"):
         session.settings = override(session.settings, {"model": transcript.model}, lambda name: f"{path}: {name}")
