@@ -135,6 +135,9 @@ def test_what_the_context_cannot_hold_is_refused_with_options_that_make_it_fit(
         assert inside("video", clip, *options, "--dry-run", "--json") == 0
         assert json.loads(capsys.readouterr().out)["fits"]
     assert inside("video", clip, "--frames", "5000") == 2
+    assert inside("video", clip, "-m", str(VALLEY2), "--flavour", "github", "--frames", "9") == 2
+    assert "only 8 of the 9 frames" in capsys.readouterr().err
+    assert inside("video", clip, "-m", str(VALLEY2), "--flavour", "github", "--max-new-tokens", "2") == 0
 
 
 def test_the_contact_sheet_and_the_frames_are_saved_and_never_over_something_else(

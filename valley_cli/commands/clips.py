@@ -44,7 +44,16 @@ def clip_record(plan: Plan) -> dict[str, Any]:
 
 
 def check_fits(engine: Engine, request: Request, cost: Cost) -> None:
-    """Raises PromptError, with the options that would make it fit, if the context has no room for an answer."""
+    """Raises PromptError, with the options that would make it fit, if the context has no room for an answer.
+
+    Also for frames that the request has no place for: the github flavour takes 8 pictures, a prompt may hold <image>.
+    """
+    n_frames = sum(len(clip.frames) for clip in request.images)
+    if len(cost.pictures) < n_frames:
+        raise PromptError(
+            f"only {len(cost.pictures)} of the {n_frames} frames have a place in the request",
+            f"give --frames {max(len(cost.pictures) // len(request.images), 1)}, and no <image> in the prompt",
+        )
     if cost.max_new_tokens > 0:
         return
     hints = [_fewer_frames(request, cost), _fewer_pixels(engine, request, cost)]
