@@ -208,6 +208,13 @@ def test_what_could_not_be_read_of_a_damaged_clip_is_said(tmp_path: Path, capsys
     path.write_bytes(path.read_bytes()[:-3000])
     assert inside("video", str(path), *TINY) == 0
     assert "half.mp4: its pictures end at" in capsys.readouterr().err
+    assert inside("video", str(path), *TINY, "--json", "-q") == 0
+    assert "pictures end at" in json.loads(capsys.readouterr().out)["clips"][0]["notes"][0]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"video": "half.mp4"}\n{"video": "half.mp4", "prompt": "what?"}\n')
+    assert inside("batch", str(rows), *TINY, "-q") == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert json.loads(line)["notes"][0].startswith("half.mp4: its pictures end at")
 
 
 def test_bytes_on_stdin_give_the_answer_of_the_file(clip: str, capsys: pytest.CaptureFixture[str]) -> None:

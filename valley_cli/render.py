@@ -221,6 +221,8 @@ def record(answer: Answer, sources: list[str], engine: Engine) -> dict[str, Any]
         "timings": timings,
         "sources": sources,
     }
+    if done.notes:
+        found["notes"] = list(done.notes)
     return found | ({"notice": engine.notice} if engine.notice else {})
 
 

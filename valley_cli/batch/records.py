@@ -15,7 +15,7 @@ from valley_cli.text import printable, printable_url
 
 _OWN = {
     *("id", "index", "key", "status", "response", "thinking", "finish_reason", "usage", "timings", "model"),
-    *("error", "prompt", "sources", "input", "custom_id"),
+    *("error", "prompt", "sources", "input", "custom_id", "notes"),
 }
 
 
@@ -112,6 +112,8 @@ def _our_shape(outcome: Outcome) -> dict[str, Any]:
     answer: dict[str, Any] = {"response": outcome.text}
     if outcome.thinking:
         answer["thinking"] = outcome.thinking
+    if done.notes:
+        answer["notes"] = list(done.notes)
     usage = asdict(done.usage)
     del usage["cached_tokens"]  # what happened to be there, not what the row took
     timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}

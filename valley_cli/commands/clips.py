@@ -11,7 +11,7 @@ from valley_cli.engine.base import PIXELS_PER_TOKEN, Cost, Engine, Request
 from valley_cli.errors import PromptError
 
 if TYPE_CHECKING:
-    from valley_cli.media.video import Plan
+    from valley_cli.media.video import Clip, Plan
 
 _MAX_SHOWN_TIMES = 16
 _ROOM = 64  # tokens that an answer should have at least
@@ -36,11 +36,11 @@ def times_text(plan: Plan) -> str:
     return " ".join(times)
 
 
-def clip_record(plan: Plan) -> dict[str, Any]:
+def clip_record(clip: Clip) -> dict[str, Any]:
     """The clip as ``--json`` prints it."""
-    record = asdict(plan)
+    record = asdict(clip.plan)
     del record["names"], record["moments"]
-    return record | {"times_s": [round(moment.time_s, 3) for moment in plan.moments]}
+    return record | {"times_s": [round(moment.time_s, 3) for moment in clip.plan.moments], "notes": list(clip.notes)}
 
 
 def check_fits(engine: Engine, request: Request, cost: Cost) -> None:

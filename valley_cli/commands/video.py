@@ -203,7 +203,7 @@ def answer(
         show_pictures([frame.image for group in frames for frame in group], renderer)
     save_pictures([frame for group in frames for frame in group], outputs.contact_sheet, outputs.save_frames)
     if not outputs.dry_run:
-        renderer.extra = {"clips": [clip_record(clip.plan) for clip in clips]}
+        renderer.extra = {"clips": [clip_record(clip) for clip in clips]}
         request = asked(tuple(map(sampled, media, frames)))
         show_answer(engine, request, renderer, [handle.name for handle in media])
 
@@ -217,7 +217,7 @@ def price(engine: Engine, request: Request, clips: Sequence[Clip], renderer: Ren
             say(renderer.err, cost_line([clip.plan for clip in clips], cost) + "\n")
         check_fits(engine, request, cost)
     elif renderer.as_json:
-        renderer.write_json(cost_record(cost) | {"clips": [clip_record(clip.plan) for clip in clips]})
+        renderer.write_json(cost_record(cost) | {"clips": [clip_record(clip) for clip in clips]})
     else:
         renderer.write(cost_table(cost) + "\n")
 

@@ -194,13 +194,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class Done:
-    """Always the last event."""
+    """Always the last event. ``notes``: what a user must know of the media that were read, such as a clip cut off."""
 
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
     model: str
     token_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Event = TextDelta | ThinkDelta | Done

@@ -169,6 +169,7 @@ class LocalEngine:
             ),
             model=self.name,
             token_ids=tuple(sequence.new_ids),
+            notes=layout.notes,
         )
 
     def measure(self, request: Request) -> Cost:

@@ -37,6 +37,7 @@ class Layout:
     plans: tuple[PicturePlan, ...]
     costs: tuple[PictureCost, ...]
     prompt_tokens: int
+    notes: tuple[str, ...] = ()  # what was wrong with media that could be read all the same
 
     @property
     def image_tokens(self) -> int:
@@ -97,7 +98,7 @@ class Preparer:
                 check_fits(layout, answer_room(layout, request, self.files), self.files)
                 for decode in reading.decode:
                     decode()
-        return layout
+            return replace(layout, notes=reading.notes())
 
     def _lay_out(self, request: Request, images: list[Source], attached: list[int], unplaced: int) -> Layout:
         options = self._options(request)

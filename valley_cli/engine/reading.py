@@ -28,6 +28,18 @@ class Source:
     image: Callable[[], Image]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A clip's frames, and what a user must know of them."""
+
+    frames: tuple[Frame, ...]
+    notes: tuple[str, ...]
+
+    def n_bytes(self) -> int:
+        """A frame that stands at several moments counts once."""
+        return sum(map(len, {id(frame.data): frame.data for frame in self.frames}.values()))
+
+
 @dataclass
 class Effort:
     """What reading one request's media has taken, in seconds, and when to give it up."""
@@ -84,18 +96,18 @@ class MediaReader:
         with self.decoding(effort):
             return clip.frames(partial(self.tell, "reading frames", unit="frames"))
 
-    def shared_frames(self, media: Media, effort: Effort) -> tuple[Frame, ...] | None:
+    def shared_frames(self, media: Media, effort: Effort) -> Decoded | None:
         """The frames of a clip that several requests look at, decoded once; None where nothing is shared."""
         key = source_key(media) if self._cache.max_bytes else None
         if key is None:
             return None
 
-        def make() -> tuple[Frame, ...]:
+        def make() -> Decoded:
             with ExitStack() as clips:
                 clip = self.open_clip(media, effort, clips)
-                return self.frames(clip, effort)
+                return Decoded(self.frames(clip, effort), clip.notes)
 
-        return self._cache.shared(("clip", key, media.selection), make, _frame_bytes, effort.give_up)
+        return self._cache.shared(("clip", key, media.selection), make, Decoded.n_bytes, effort.give_up)
 
 
 class Reading:
@@ -108,7 +120,12 @@ class Reading:
         self._exif, self._reader, self._effort, self._clips = not request.exact, reader, effort, clips
         self._total = len(request.images) + sum(len(message.media) for message in request.messages)
         self._opened = 0
+        self._noted: list[tuple[str, Callable[[], tuple[str, ...]]]] = []
         self.decode: list[Callable[[], object]] = []
+
+    def notes(self) -> tuple[str, ...]:
+        """What was wrong with media that could be read all the same."""
+        return tuple(f"{name}: {note}" for name, notes in self._noted for note in notes())
 
     def sources(self, media: Sequence[Media], most: int | None = None) -> list[Source]:
         """The pictures of ``media``, clips as their frames; no more than ``most`` are opened."""
@@ -127,10 +144,12 @@ class Reading:
         if media.kind == "image":
             return [self._picture(media)]
         if (shared := self._reader.shared_frames(media, self._effort)) is not None:
-            return [Source(frame.name, frame.size_wh, partial(_image, frame)) for frame in shared]
+            self._noted.append((media.name, lambda: shared.notes))
+            return [Source(frame.name, frame.size_wh, partial(_image, frame)) for frame in shared.frames]
         clip = self._reader.open_clip(media, self._effort, self._clips)
         if self._total > 1:
             clip.rest()
+        self._noted.append((media.name, lambda: clip.notes))
         frames = cache(partial(self._reader.frames, clip, self._effort))
         self.decode.append(frames)
 
@@ -166,7 +185,3 @@ def _image(frame: Frame) -> Image:
 
 def _rgb_bytes(image: Image) -> int:
     return image.width * image.height * 4  # Pillow keeps a fourth byte
-
-
-def _frame_bytes(frames: Sequence[Frame]) -> int:
-    return sum(map(len, {id(frame.data): frame.data for frame in frames}.values()))
