@@ -73,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "commands": set(),
     "commands.options": PLAIN,
     "commands.output": PLAIN,
-    "commands.batch": COMMAND | {"inputs"} | BATCH,
+    "commands.batch": COMMAND | {"inputs", "engine.probe"} | BATCH,
     **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "moments", "settings", "render"} | PLAIN),
     "batch.report": BATCH | {"media.image", "media.video", "render"} | PLAIN,
     "commands.chat": COMMAND

@@ -29,6 +29,7 @@ from valley_cli.text import printable
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 MEDIA_CACHE_BYTES = 64_000_000
+INFLIGHT_CUDA = 80
 
 File = Annotated[str | None, typer.Argument(metavar="FILE", help="JSON lines, one request each; - for stdin.")]
 Images = Annotated[
@@ -37,7 +38,10 @@ Images = Annotated[
 ]
 Out = Annotated[str | None, typer.Option("--output", "-o", help="Write records here; a file of records is continued.")]
 Unordered = Annotated[bool, typer.Option("--unordered", help="Records as they finish, not in input order.")]
-MaxInflight = Annotated[int, typer.Option("--max-inflight", min=1, max=1000, help="Rows under way at once.")]
+MaxInflight = Annotated[
+    int | None,
+    typer.Option("--max-inflight", min=1, max=1000, help="Rows under way at once.", show_default="80; 24 on a CPU"),
+]
 RowTimeout = Annotated[
     float | None, typer.Option("--row-timeout", min=0.001, help="Seconds after which a row is given up.")
 ]
@@ -68,7 +72,7 @@ class Asked:
     prompt: str | None
     output: str | None
     unordered: bool
-    max_inflight: int
+    max_inflight: int | None
     row_timeout: float | None
     limit: int | None
     fail_fast: bool
@@ -88,7 +92,7 @@ def batch(
     prompt: opt.Prompt = None,
     output: Out = None,
     unordered: Unordered = False,
-    max_inflight: MaxInflight = Plan.max_inflight,
+    max_inflight: MaxInflight = None,
     row_timeout: RowTimeout = None,
     limit: Limit = None,
     fail_fast: FailFast = False,
@@ -169,7 +173,7 @@ def run(settings: Settings, asked: Asked) -> int:
 def plan_of(settings: Settings, asked: Asked) -> Plan:
     """Raises UsageError for a shard that is none."""
     return Plan(
-        max_inflight=asked.max_inflight,
+        max_inflight=asked.max_inflight or default_inflight(settings.device),
         ordered=not asked.unordered,
         limit=asked.limit,
         shard=parse_shard(asked.shard),
@@ -177,6 +181,13 @@ def plan_of(settings: Settings, asked: Asked) -> Plan:
         retry_failed=asked.retry_failed,
         debug=settings.debug,
     )
+
+
+def default_inflight(device: str) -> int:
+    """A card answers 64 rows at once and wants the next ones ready; a CPU gains nothing beyond a dozen or two."""
+    from valley_cli.engine.probe import may_have_cuda
+
+    return INFLIGHT_CUDA if device != "cpu" and may_have_cuda() else Plan.max_inflight
 
 
 def read_prompt(asked: Asked) -> str | None:
