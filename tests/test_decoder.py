@@ -2,75 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
+from tests.decoders import Decoder, fused_decoder, prompt, tiny
 from valley_cli.engine.kvcache import KVCache
-from valley_cli.engine.models.config import TextConfig
-from valley_cli.engine.models.fused import FusedDecoder, fuse
-from valley_cli.engine.models.layers import RMSNorm
-from valley_cli.engine.models.products import Layout, can_pack, product
-from valley_cli.engine.models.text import DecoderLayer, causal_attend, decode_hidden
+from valley_cli.engine.models.products import Layout, can_pack
+from valley_cli.engine.models.text import causal_attend
 from valley_cli.engine.space import Move, Segment
 
 TOLERANCE = 2e-5
-
-
-class Decoder(torch.nn.Module):
-    """Embeddings, layers, norm and head under the names transformers gives them."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_tokens = torch.nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = torch.nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    def logits(self, ids: Tensor, positions: Tensor, attend: Any = causal_attend) -> Tensor:
-        hidden = decode_hidden(self.layers, self.config, self.embed_tokens(ids), positions, attend)
-        return self.lm_head(self.norm(hidden))
-
-
-def tiny(kind: str) -> tuple[Any, Decoder]:
-    """(transformers' model, ours with the same random weights)"""
-    shape: dict[str, Any] = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "intermediate_size": 56,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": False,
-    }
-    torch.manual_seed(5)
-    reference: Any
-    if kind == "qwen2":
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
-        reference = Qwen2ForCausalLM(Qwen2Config(**shape, rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
-    else:
-        from transformers import Qwen3Config, Qwen3ForCausalLM
-
-        shape["head_dim"] = 16  # not hidden_size / heads
-        reference = Qwen3ForCausalLM(Qwen3Config(**shape, rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
-    for parameter in reference.parameters():  # biases and norms too, which start as zeros and ones
-        torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else torch.nn.init.uniform_(parameter, -0.5, 1)
-    config = TextConfig(
-        head_dim=shape.pop("head_dim", 8), rope_theta=1e6, qkv_bias=kind == "qwen2", qk_norm=kind == "qwen3", **shape
-    )
-    ours = Decoder(config)
-    ours.load_state_dict({name.removeprefix("model."): tensor for name, tensor in reference.state_dict().items()})
-    return reference.eval().requires_grad_(False), ours.eval().requires_grad_(False)
-
-
-def prompt(length: int, seed: int) -> Tensor:
-    return torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(seed))
 
 
 ROOM = 64
@@ -159,11 +101,6 @@ def test_a_prefix_that_is_copied_continues_as_it_would_have(target: Segment) -> 
     cache.open(target, 25, source=None if target == seg(2) else seg(2))
     found = ours.logits(ids[None, 25:], torch.arange(25, 40)[None], cache.prefill(target, 25))[0, -1]
     assert (found - full).abs().max() < TOLERANCE
-
-
-def fused_decoder(ours: Decoder, layout: Layout) -> FusedDecoder:
-    layers = [fuse(layer, ours.config, layout) for layer in ours.layers]  # type: ignore[arg-type]
-    return FusedDecoder(layers, ours.config, ours.norm.weight, product(layout, [ours.lm_head.weight]))
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])

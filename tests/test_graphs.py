@@ -7,77 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from tests.conftest import SUBSET, VALLEY25
-from tests.golden import Case
-from tests.test_decoder import TOLERANCE, Decoder, fused_decoder, prompt, tiny
+from tests.conftest import VALLEY25
+from tests.cuda import recorded_steps_in_any_order
+from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt
+from tests.test_decoder import TOLERANCE
 from valley_cli.engine.base import Done, EngineOptions, Message, Request, Sampling
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
-from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
+from valley_cli.engine.graphs import RECORD_AFTER, Batch
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.models.text import causal_attend
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.sampler import NO_TOKEN
 from valley_cli.engine.static import StaticStep
 from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import Worker
 
-POOL_TOKENS, ROOM = 400, 100
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the engine runs models of this size: two threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Served:
-    """A tiny decoder and its pools."""
-
-    def __init__(self, kind: str = "qwen3") -> None:
-        _, self.plain = tiny(kind)
-        self.decoder = fused_decoder(self.plain, "rows")
-        shape = (POOL_TOKENS, self.plain.config.num_key_value_heads, self.plain.config.head_dim)
-        layers = range(self.plain.config.num_hidden_layers)
-        self.keys = [torch.full(shape, torch.nan) for _ in layers]  # what nobody wrote must not be read
-        self.values = [torch.full(shape, torch.nan) for _ in layers]
-
-    @property
-    def embedding(self) -> Tensor:
-        return self.plain.embed_tokens.weight.detach()
-
-    def read(self, ids: Tensor, start: int) -> int:
-        """Fill the pool from ``start`` with a prompt. -> the greedy next token"""
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            for pool, new in ((self.keys, k), (self.values, v)):
-                pool[layer][start : start + len(ids)] = new[0].transpose(0, 1)
-            return causal_attend(layer, q, k, v)
-
-        hidden = self.decoder.hidden(self.plain.embed_tokens(ids[None]), torch.arange(len(ids))[None], attend)
-        return int(self.decoder.logits(hidden[:, -1]).argmax())
-
-    def graphs(self, ahead: bool) -> DecodeGraphs:
-        return DecodeGraphs(self.embedding, self.decoder, self.keys, self.values, 512, ahead=ahead)
-
-
-def full_logits(plain: Decoder, ids: Tensor) -> Tensor:
-    """Of the last position, nothing kept. [vocabulary]"""
-    return plain.logits(ids[None], torch.arange(len(ids))[None])[0, -1]
-
-
-def greedy_alone(plain: Decoder, ids: Tensor, count: int) -> list[int]:
-    for _ in range(count):
-        ids = torch.cat((ids, full_logits(plain, ids).argmax()[None]))
-    return ids[-count:].tolist()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -109,42 +57,8 @@ def test_a_static_step_is_its_own_successor() -> None:
     assert found == greedy_alone(served.plain, ids, 10)
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_any_order_of_coming_and_leaving_says_what_single_runs_say(ahead: bool) -> None:
-    served, rng = Served(), random.Random(5)
-    graphs, free = served.graphs(ahead), [0, 100, 200, 300]
-    prompts = [prompt(rng.choice((10, 10, 25)), seed) for seed in range(6)]
-    alone = [greedy_alone(served.plain, ids, 40) for ids in prompts]
-    assert len({tuple(said) for said in alone}) == len(alone)
-    running: list[tuple[int, int, list[int], int]] = []  # prompt, start, said, how many it will say
-    finished = recorded_steps = 0
-    while finished < 60:
-        if free and (not running or rng.random() < 0.4):
-            number, start = rng.randrange(len(prompts)), free.pop(rng.randrange(len(free)))
-            graphs.changed(start)
-            running.append((number, start, [served.read(prompts[number], start)], rng.choice((1, 3, 20, 40))))
-        lengths = tuple(len(prompts[number]) + len(said) - 1 for number, _, said, _ in running)
-        starts = tuple(start for _, start, _, _ in running)
-        batch = Batch(tuple(said[-1] for _, _, said, _ in running), starts, lengths, (ROOM,) * len(running))
-        if recorded := graphs.find(batch):
-            recorded_steps += 1
-            if rng.random() < 0.2:
-                ids = graphs.logits(recorded, batch).argmax(-1).tolist()
-            else:
-                ids = graphs.greedy(recorded, batch)
-        else:
-            step = StaticStep(served.embedding, served.decoder, served.keys, served.values, len(running), 64, False)
-            step.feed(batch.tokens, batch.starts, batch.lengths)
-            step()
-            ids = step.chosen.tolist()
-        for (_, _, said, _), token in zip(running, ids, strict=True):
-            said.append(token)
-        for ended in [row for row in running if len(row[2]) >= row[3]]:
-            assert ended[2][: ended[3]] == alone[ended[0]][: ended[3]]
-            running.remove(ended)
-            free.append(ended[1])
-            finished += 1
-    assert recorded_steps > 100
+def test_steps_that_are_not_begun_ahead_say_the_same() -> None:
+    recorded_steps_in_any_order(torch.device("cpu"), ahead=False)
 
 
 def test_what_was_begun_for_one_sequence_is_never_given_to_another() -> None:
@@ -215,20 +129,7 @@ def recorded() -> Iterator[Callable[[CheckpointFiles], LocalEngine]]:
     yield make
     for engine, runner in opened:
         engine.close()
-        assert runner._graphs
-        assert runner._graphs.n_recorded > 0
-
-
-@pytest.mark.parametrize(
-    "path", sorted(SUBSET.glob("*/cases/*.json")), ids=lambda path: f"{path.parts[-3]}/{path.stem}"
-)
-def test_recorded_steps_say_what_the_published_code_says(
-    path: Path, recorded: Callable[[CheckpointFiles], LocalEngine]
-) -> None:
-    case = Case(path)
-    engine = recorded(case.files)
-    for _ in range(2):  # the second time nearly all of the prompt is found in the cache
-        case.check_answer(engine)
+        assert runner.takes_recorded_steps
 
 
 def test_recorded_steps_under_random_joining_and_leaving_say_what_single_runs_say(

@@ -182,6 +182,11 @@ class Runner:
             self._graphs = DecodeGraphs(embedding, self.decoder, keys, values, context, record_after)
         return self._graphs
 
+    @property
+    def takes_recorded_steps(self) -> bool:
+        """Whether any kind of step is recorded by now."""
+        return self._graphs is not None and self._graphs.n_recorded > 0
+
     def _changed(self, segment: Segment) -> None:
         """``segment`` is written by something else than a step."""
         if self._graphs:
