@@ -182,6 +182,21 @@ def test_pictures_are_the_frames_of_one_clip(tmp_path: Path, capsys: pytest.Capt
     assert "holds both clips and pictures" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("exact", [(), ("--exact",)], ids=["", "exact"])
+def test_pictures_of_many_sizes_and_turns_cost_what_was_said(
+    exact: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it to look at it
+    for number, size in enumerate([(56, 112), (140, 56), (84, 84)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.jpg", exif=exif)
+    dry = priced(capsys, str(tmp_path), "--frames", "3", *exact)
+    turned = [tuple(picture["size_wh"]) for picture in dry["pictures"]]
+    assert turned == ([(56, 112), (140, 56), (84, 84)] if exact else [(112, 56), (56, 140), (84, 84)])
+    assert inside("video", str(tmp_path), *TINY, "--frames", "3", *exact, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["usage"]["prompt_tokens"] == dry["prompt_tokens"]
+
+
 def test_several_clips_are_looked_at_one_after_another(
     clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,8 +43,10 @@ def children(of: int) -> list[int]:
     """The decoding children of a process."""
     found = []
     for task in Path(f"/proc/{of}/task").iterdir():
-        pids = (task / "children").read_text().split()
-        found += [int(pid) for pid in pids if WORKER in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        with suppress(OSError):  # a thread or child that has just ended
+            for pid in (task / "children").read_text().split():
+                if WORKER in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
     return found
 
 
@@ -73,6 +77,27 @@ def test_a_killed_child_is_replaced_once(clip: Path) -> None:
     with open_clip(media(clip), MediaLimits()) as opened:
         os.kill(children(os.getpid())[0], signal.SIGKILL)
         assert numbers(opened) == PUBLISHED
+
+
+def test_children_that_are_killed_again_and_again_are_an_error(clip: Path) -> None:
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.is_set():
+            for child in children(os.getpid()):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            time.sleep(0.005)
+
+    with open_clip(media(clip), MediaLimits()) as opened:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            with pytest.raises(SourceError, match="killed or crashed, twice"):
+                opened.frames()
+        finally:
+            over.set()
+            killer.join()
 
 
 def test_a_child_that_hangs_is_replaced_within_its_time(clip: Path) -> None:

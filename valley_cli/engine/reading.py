@@ -145,7 +145,7 @@ class Reading:
             return [self._picture(media)]
         if (shared := self._reader.shared_frames(media, self._effort)) is not None:
             self._noted.append((media.name, lambda: shared.notes))
-            return [Source(frame.name, frame.size_wh, partial(_image, frame)) for frame in shared.frames]
+            return [Source(f.name, f.size_wh or f.image.size, partial(_image, f)) for f in shared.frames]
         clip = self._reader.open_clip(media, self._effort, self._clips)
         if self._total > 1:
             clip.rest()

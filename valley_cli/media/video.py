@@ -51,12 +51,13 @@ class Plan:
 class Frame:
     """A picture of a clip, as a picture file in memory (of decoded frames: PPM, no more than their pixels).
 
-    ``time_s`` is that of the picture which came, also where another one was wanted.
+    ``time_s`` is that of the picture which came, also where another one was wanted. ``size_wh`` is None for a file that
+    was given: how it is turned depends on who asks.
     """
 
     name: str
     time_s: float
-    size_wh: tuple[int, int]
+    size_wh: tuple[int, int] | None
     data: bytes = field(repr=False)
 
     @property
@@ -153,36 +154,29 @@ class FileClip:
 
 
 class PicturesClip:
-    """A clip that is given as its pictures."""
+    """A clip that is given as its pictures: files, which are read at once and kept as they are."""
 
     def __init__(self, media: Media, limits: MediaLimits) -> None:
-        self._pictures, self._limits = media.frames, limits
         wanted = media.selection or FrameSelection()
         moments = chosen_pictures(media)
-        size_wh = media.frames[moments[0].index].size_wh or self._open(moments[0].index)[0]
-        n_frames = len(media.frames)
-        names = tuple(media.frames[moment.index].name for moment in moments)
+        files = {index: self._read(media.frames[index], limits) for index in sorted({at.index for at in moments})}
+        self._frames = tuple(Frame(media.frames[at.index].name, at.time_s, None, files[at.index][0]) for at in moments)
+        n_frames, size_wh = len(media.frames), files[moments[0].index][1]
+        names = tuple(frame.name for frame in self._frames)
         self.plan = Plan(media.name, "pictures", size_wh, n_frames, n_frames / wanted.frame_rate, moments, names)
         self.notes: tuple[str, ...] = ()
 
+    @staticmethod
+    def _read(picture: Media, limits: MediaLimits) -> tuple[bytes, tuple[int, int]]:
+        data = read_bytes(picture, limits)
+        return data, open_image(data, picture.name, limits).size
+
     def frames(self, on_frame: OnFrame | None = None) -> tuple[Frame, ...]:
         """See ``Clip.frames``."""
-        wanted = sorted({moment.index for moment in self.plan.moments})
-        files = {}
-        for done, index in enumerate(wanted):
-            if on_frame is not None:
-                on_frame(done, len(wanted))
-            files[index] = self._open(index)
-        return tuple(Frame(self._pictures[at.index].name, at.time_s, *files[at.index]) for at in self.plan.moments)
+        return self._frames
 
     def rest(self) -> None:
-        """See ``Clip.rest``: nothing is held."""
-
-    def _open(self, index: int) -> tuple[tuple[int, int], bytes]:
-        """Size and bytes of a picture that can be read."""
-        picture = self._pictures[index]
-        data = read_bytes(picture, self._limits)
-        return open_image(data, picture.name, self._limits).size, data
+        """See ``Clip.rest``: there is no child."""
 
 
 def chosen_pictures(media: Media) -> tuple[Moment, ...]:
@@ -199,7 +193,9 @@ def frame_name(name: str, time_s: float) -> str:
 
 
 def planned(media: Media, clip: Clip) -> Media:
-    """The clip as its chosen frames, with names and sizes but without pixels: enough for ``Engine.measure``."""
+    """The clip as its chosen frames, those that are not decoded yet without pixels: enough for ``Engine.measure``."""
+    if isinstance(clip, PicturesClip):
+        return sampled(media, clip.frames())
     return _given_by(media, tuple(Media(name, data=b"", size_wh=clip.plan.size_wh) for name in clip.plan.names))
 
 
