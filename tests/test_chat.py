@@ -307,8 +307,8 @@ def test_an_answer_that_is_stopped_keeps_what_was_said(tmp_path: Path) -> None:
 
 def test_nothing_of_a_conversation_reaches_a_screen_with_control_characters(tmp_path: Path) -> None:
     talk = Talk(Faulty(TextDelta("a\x1b]0;x\x07b\u202e"), DONE), tmp_path)
-    talk.say("What\x1b[31m is it?")
-    assert not set("\x1b\x07\u202e") & set(talk.told("/history", "/undo"))
+    talk.say("What\x1b[31m is it?", "/system Be\x1b[31m terse.")
+    assert not set("\x1b\x07\u202e") & set(talk.told("/history", "/undo", "/system"))
 
 
 def test_a_model_that_cannot_be_had_ends_the_chat(tmp_path: Path) -> None:

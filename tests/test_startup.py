@@ -26,3 +26,9 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", CODE % (HEAVY,), *args], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "IMPORTED"
+
+
+def test_the_input_line_of_a_chat_needs_nothing_heavy() -> None:
+    code = f"import sys, valley_cli.commands.chat, valley_cli.chat.terminal; print(set({HEAVY}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n"

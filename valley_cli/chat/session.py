@@ -16,7 +16,7 @@ from valley_cli.chat.store import Autosave
 from valley_cli.engine.base import Done, Engine, Request
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.messages import OpenSource, Transcript, read_transcript, write_transcript
-from valley_cli.render import Answer, Renderer, error_record, say
+from valley_cli.render import Answer, Renderer, error_record, safe_text, say
 from valley_cli.settings import ANSWER_KEYS, Settings, override
 from valley_cli.text import printable
 
@@ -50,9 +50,9 @@ class Session:
     _unsaved: str | None = None  # why the last save failed, said once
 
     def tell(self, text: str) -> None:
-        """A line on stderr."""
+        """Lines on stderr, without control characters: some of it comes out of files and models."""
         self.renderer.status.clear()
-        say(self.renderer.err, f"{text}\n")
+        say(self.renderer.err, f"{safe_text(text)}\n")
 
     def report(self, error: Exception) -> None:
         """An error that does not end the chat."""

@@ -11,7 +11,7 @@ from valley_cli.chat import slash_files, slash_media, slash_model
 from valley_cli.chat.attach import dropped_paths
 from valley_cli.chat.session import Session
 from valley_cli.errors import UsageError
-from valley_cli.render import safe_text, stats_line
+from valley_cli.render import stats_line
 
 BLOCK = '"""'
 
@@ -107,7 +107,7 @@ def _undo(session: Session, rest: str) -> None:
         raise UsageError("there is nothing to take back")
     session.conversation = session.conversation.undone()
     session.save()
-    session.tell(f"taken back: {safe_text(last.question)}")
+    session.tell(f"taken back: {last.question}")
     if last.attachments:
         names = ", ".join(item.name for item in last.attachments)
         session.tell(f"{names}: goes with the next question; /detach lets go of it")
@@ -133,7 +133,7 @@ def _history(session: Session, rest: str) -> None:
         answer = exchange.answer if exchange.answer is not None else "(not answered; /regen asks again)"
         lines += [f"> {exchange.question}", answer.rstrip("\n")]
     lines += [f"{slash_media.label(item)} (goes with the next question)" for item in conversation.pending]
-    session.tell(safe_text("\n".join(lines)) or "nothing was said yet")
+    session.tell("\n".join(lines) or "nothing was said yet")
 
 
 def _stats(session: Session, rest: str) -> None:

@@ -13,7 +13,7 @@ from valley_cli.chat.session import Session
 from valley_cli.chat.slash import attempt
 from valley_cli.chat.slash_media import show
 from valley_cli.chat.stages import Stages, bar
-from valley_cli.render import safe_text, wants_colour
+from valley_cli.render import wants_colour
 
 GREETING = "/help lists the commands; Ctrl-D leaves."
 UNANSWERED = "(not answered; /regen asks again)"
@@ -107,5 +107,5 @@ def _recall(session: Session) -> None:
         answer = last.answer if last.answer is not None else UNANSWERED
         shown = answer if len(answer) <= LAST_WORDS else f"... {answer[-LAST_WORDS:]}"
         n_questions = len(session.conversation.exchanges)
-        session.tell(safe_text(f"going on after {n_questions} questions\n> {last.question}\n{shown}"))
+        session.tell(f"going on after {n_questions} questions\n> {last.question}\n{shown}")
     show(session, session.conversation.pending)
