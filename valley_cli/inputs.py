@@ -13,14 +13,15 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
-from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, moves, printable, printable_url, sniff
+from valley_cli.gather import gather_clips
+from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, printable_source, printable_url, sniff
 
 __all__ = ["expand_sources", "printable", "printable_url"]
 
@@ -28,7 +29,6 @@ Kind = Literal["image", "video"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: C:\ is a drive
 _GLOB = re.compile(r"[*?\[]")
-_MAX_SHOWN = 1000  # characters of a name
 _MAX_LISTED = 5000  # names looked at for "did you mean"
 
 
@@ -58,50 +58,6 @@ def expand_sources(
     return gather_clips([(arg, tuple(sources.expand(arg))) for arg in args])
 
 
-def gather_clips(expanded: Sequence[tuple[str, tuple[Media, ...]]]) -> tuple[Media, ...]:
-    """(argument, its files) -> clips; the pictures of an argument, and arguments that are pictures, become one.
-
-    Raises SourceError for clips and pictures in one folder or glob.
-    """
-    clips: list[Media] = []
-    loose: list[Media] = []  # pictures named one by one
-    for arg, files in expanded:
-        still = [media for media in files if _stands_still(media)]
-        if len(files) == 1 and still:
-            loose += still
-            continue
-        clips += _frames_as_clip(loose)
-        loose = []
-        if still and len(still) < len(files):
-            hint = "name the ones you mean with a quoted pattern, such as 'FOLDER/*.png'"
-            raise SourceError(_shown(arg), "holds both clips and pictures", hint)
-        clips += [Media(_shown(arg), "video", typed=files[0].typed, frames=_as_pictures(still))] if still else files
-    return tuple(clips + _frames_as_clip(loose))
-
-
-def _frames_as_clip(pictures: list[Media]) -> list[Media]:
-    if len(pictures) < 2:
-        return list(pictures)  # opening it will say that it is no clip
-    name = f"{pictures[0].name} ... {pictures[-1].name}"
-    return [Media(name, "video", typed=pictures[0].typed, frames=_as_pictures(pictures))]
-
-
-def _as_pictures(media: list[Media]) -> tuple[Media, ...]:
-    return tuple(replace(picture, kind="image") for picture in media)
-
-
-def _stands_still(media: Media) -> bool:
-    """True for a file or data that begins as a picture of one frame does; what cannot be read now is no picture."""
-    head = media.data
-    if media.path is not None and os.path.isfile(media.path):
-        try:
-            with open(media.path, "rb") as file:
-                head = file.read(SNIFF_BYTES)
-        except OSError:
-            head = None
-    return head is not None and sniff(head) in PICTURES and not moves(head)
-
-
 @dataclass(frozen=True)
 class _Sources:
     stdin: BinaryIO | None
@@ -126,7 +82,7 @@ class _Sources:
             yield self._url(arg.strip())
         elif scheme and arg[len(scheme) :].startswith("://"):
             hint = "download it first, or use an http:// or https:// address"
-            raise SourceError(_shown(arg), f"{scheme}:// addresses are not read", hint)
+            raise SourceError(printable_source(arg), f"{scheme}:// addresses are not read", hint)
         else:
             yield from self._path_or_glob(os.path.expanduser(arg))
 
@@ -167,7 +123,7 @@ class _Sources:
         return self._media(f"{printable(head[:60])} ({len(data):,} bytes)", data=data)
 
     def _url(self, url: str) -> Media:
-        name = _shown(url)
+        name = printable_source(url)
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
@@ -183,7 +139,9 @@ class _Sources:
             return
         found = self._glob(path)
         if not found:
-            raise SourceError(_shown(path), "nothing matches", "check the pattern; ** also looks into subfolders")
+            raise SourceError(
+                printable_source(path), "nothing matches", "check the pattern; ** also looks into subfolders"
+            )
         for match in found:
             yield self._media(match, path=self._at(match))
 
@@ -206,10 +164,10 @@ class _Sources:
         except (FileNotFoundError, NotADirectoryError):
             raise _missing(full, shown) from None
         except PermissionError:
-            raise SourceError(_shown(shown), "permission denied") from None
+            raise SourceError(printable_source(shown), "permission denied") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a file name"
-            raise SourceError(_shown(shown), reason[:1].lower() + reason[1:]) from None
+            raise SourceError(printable_source(shown), reason[:1].lower() + reason[1:]) from None
         if is_folder:
             yield from self._folder(full, path, shown)
         else:
@@ -222,11 +180,11 @@ class _Sources:
             with os.scandir(full) as entries:
                 names = [entry.name for entry in entries if entry.name[:1] != "." and _is_wanted(entry, wanted)]
         except OSError as error:
-            raise SourceError(_shown(shown), (error.strerror or "cannot be listed").lower()) from None
+            raise SourceError(printable_source(shown), (error.strerror or "cannot be listed").lower()) from None
         if not names:
             what = "clips or pictures" if self.kind == "video" else "pictures"
-            hint = f"subfolders are not searched; try '{_shown(os.path.join(path, '**', '*.jpg'))}'"
-            raise SourceError(_shown(shown), f"no {what} in this folder", hint)
+            hint = f"subfolders are not searched; try '{printable_source(os.path.join(path, '**', '*.jpg'))}'"
+            raise SourceError(printable_source(shown), f"no {what} in this folder", hint)
         for name in sorted(names, key=_natural):
             yield self._media(os.path.join(path, name), path=os.path.join(full, name))
 
@@ -237,7 +195,7 @@ class _Sources:
         return os.path.lexists(self._at(path))
 
     def _media(self, name: str, path: str | None = None, url: str | None = None, data: bytes | None = None) -> Media:
-        return Media(_shown(name), self.kind, path, url, data, self.typed)
+        return Media(printable_source(name), self.kind, path, url, data, self.typed)
 
     def _too_large(self, name: str) -> RefusedError:
         return RefusedError(
@@ -245,12 +203,6 @@ class _Sources:
             f"holds more than the limit of {self.limit / 1e6:,.6g} MB",
             f"use a smaller one, or raise VALLEY_MAX_{self.kind.upper()}_BYTES",
         )
-
-
-def _shown(name: str) -> str:
-    """``name`` for people: anything that looks like an address loses its credentials, what is endless its middle."""
-    text = printable_url(name) if "://" in name else printable(name)
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN // 2]}...{text[-100:]}"
 
 
 def _from_base64(data: bytes, name: str) -> bytes:
@@ -267,9 +219,9 @@ def _file_uri_path(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:
-        raise SourceError(_shown(uri), "not a whole address", "write it as file:///path") from None
+        raise SourceError(printable_source(uri), "not a whole address", "write it as file:///path") from None
     if parts.netloc.lower() not in ("", "localhost") or not parts.path:
-        raise SourceError(_shown(uri), "names another machine or no path", "write it as file:///path")
+        raise SourceError(printable_source(uri), "names another machine or no path", "write it as file:///path")
     path = os.fsdecode(unquote_to_bytes(parts.path))
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
 
@@ -294,16 +246,18 @@ def _missing(full: str, shown: str) -> SourceError:
     """The error for a path that is not there, with the nearest name that is."""
     folder, name = os.path.split(full.rstrip(os.sep))
     if os.path.islink(full):
-        return SourceError(_shown(shown), "a link to a file that is gone")
+        return SourceError(printable_source(shown), "a link to a file that is gone")
     if folder and not os.path.isdir(folder):
-        return SourceError(_shown(shown), f"no such file: there is no folder {_shown(folder)}")
+        return SourceError(printable_source(shown), f"no such file: there is no folder {printable_source(folder)}")
     if re.match(r"www\.", shown, re.I):
-        return SourceError(_shown(shown), "no such file", f"for a web address write https://{_shown(shown)}")
+        return SourceError(
+            printable_source(shown), "no such file", f"for a web address write https://{printable_source(shown)}"
+        )
     try:
         with os.scandir(folder or ".") as entries:
             names = {entry.name.casefold(): entry.name for entry in islice(entries, _MAX_LISTED)}
     except OSError:
         names = {}
     near = difflib.get_close_matches(name.casefold(), names, n=1)
-    hint = f"did you mean {_shown(os.path.join(os.path.dirname(shown), names[near[0]]))}?" if near else None
-    return SourceError(_shown(shown), "no such file", hint or "check the path; quote names that hold spaces")
+    hint = f"did you mean {printable_source(os.path.join(os.path.dirname(shown), names[near[0]]))}?" if near else None
+    return SourceError(printable_source(shown), "no such file", hint or "check the path; quote names that hold spaces")

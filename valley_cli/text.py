@@ -23,6 +23,7 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 _USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*:)?[/\\]{2}[^/?#]*@", re.I)
 _USERINFO_WITH_SLASH = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#@\[:]*:(?![0-9]*(?:[/?#]|$)).*@", re.I)
+_MAX_SHOWN = 1000  # characters of a name
 _SECRET = re.compile(r"token|key|sig|secret|pass|pwd|auth|credential|session|jwt|otp|code", re.I)
 
 
@@ -43,6 +44,12 @@ def printable_url(url: str) -> str:
     url = _USERINFO.sub(r"\1//", url)
     address, mark, query = url.partition("#")[0].partition("?")
     return address + mark + "".join(_masked(part) for part in re.split(r"([&;])", query))
+
+
+def printable_source(name: str) -> str:
+    """``name`` for people: anything that looks like an address loses its credentials, what is endless its middle."""
+    text = printable_url(name) if "://" in name else printable(name)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN // 2]}...{text[-100:]}"
 
 
 def _masked(pair: str) -> str:

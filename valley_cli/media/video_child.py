@@ -64,10 +64,10 @@ class Budget:
 
 
 class Child:
-    """One decoding process."""
+    """One decoding process, waited for within ``budget``."""
 
     def __init__(self, job: dict[str, Any], descriptor: int, budget: Budget) -> None:
-        self._budget = budget
+        self.budget = budget
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", _WORKER],
             stdin=subprocess.PIPE,
@@ -82,7 +82,11 @@ class Child:
         self.pid = self._process.pid
         self._in, self._out = self._process.stdin, self._process.stdout.fileno()
         self._held = bytearray()
-        self._tell(json.dumps(job | {"fd": descriptor}))
+        try:
+            self._tell(json.dumps(job | {"fd": descriptor}))
+        except ChildLostError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """The process is gone when this returns."""
@@ -126,7 +130,7 @@ class Child:
         return b"".join(pieces)
 
     def _read(self, count: int) -> bytes:
-        self._budget.wait(lambda seconds: bool(select.select([self._out], [], [], seconds)[0]))
+        self.budget.wait(lambda seconds: bool(select.select([self._out], [], [], seconds)[0]))
         piece = os.read(self._out, count)
         if not piece:
             raise ChildLostError

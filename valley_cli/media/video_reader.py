@@ -86,8 +86,10 @@ class Reader:
         }
         share_s = self._budget.left_s if self._retried else min(FIRST_SHARE_S, self._limits.clip_timeout_s / 2)
         self._child = Child(job, self._descriptor, self._budget.share(share_s))
-        message, _ = self._checked(self._child)
-        return message["plan"], self._child
+        plan = self._checked(self._child)[0]["plan"]
+        if plan["decoder"] != "decord":  # a second attempt would do the same
+            self._child.budget = self._budget
+        return plan, self._child
 
     def _read_frames(self, count: int, on_frame: Callable[[int, int], None] | None) -> dict[int, Picked]:
         child = self._child or self._start()[1]
