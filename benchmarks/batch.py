@@ -25,9 +25,9 @@ from PIL import Image, ImageDraw
 
 from benchmarks.prefix import write_checkpoint
 from benchmarks.report import finish
+from valley_cli.batch.filing import FileOutput
 from valley_cli.batch.index import Index
 from valley_cli.batch.lines import open_input
-from valley_cli.batch.output import FileOutput
 from valley_cli.batch.progress import Progress, Tally
 from valley_cli.batch.rows import RowReader
 from valley_cli.batch.run import Plan, Run

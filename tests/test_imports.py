@@ -25,10 +25,8 @@ MODELS = {
 COMMAND = {"commands", "commands.options", "commands.output", "settings", "render", "engine"} | PLAIN
 BATCH = {
     "batch",
-    *(
-        f"batch.{name}"
-        for name in ("dryrun", "index", "lines", "output", "pipeline", "progress", "records", "report", "rows", "run")
-    ),
+    *(f"batch.{name}" for name in ("disk", "dryrun", "filing", "index", "lines", "output", "pipeline")),
+    *(f"batch.{name}" for name in ("progress", "records", "report", "rows", "run")),
 }
 TALK = {"messages", "moments", "inputs", "render", "settings"} | PLAIN
 SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
