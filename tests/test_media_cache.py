@@ -135,7 +135,9 @@ def test_a_request_ends_when_its_time_is_up_while_its_source_hangs(in_headers: b
 
 def test_a_request_ends_when_its_time_is_up_while_it_answers_and_loading_does_not_count() -> None:
     engine = open_engine(OPTIONS)
-    request = Request((Message("user", "Hello"),), sampling=Sampling(max_new_tokens=30_000), timeout_s=0.05)
+    request = Request(
+        (Message("user", "Hello"),), sampling=Sampling(max_new_tokens=30_000, ignore_eos=True), timeout_s=0.2
+    )
     with pytest.raises(TimedOutError):
         list(engine.generate(request))
     *_, done = engine.generate(about(timeout_s=30))

@@ -73,6 +73,7 @@ def open_input(path: str) -> Input:
 
 def input_of_images(media: tuple[Media, ...], prompt: str) -> Input:
     """A row for every picture: its name is the id, so that resuming survives pictures that come and go."""
+    media = tuple(dict.fromkeys(media))  # two patterns may find the same one
 
     def lines() -> Iterator[Line]:
         for index, handle in enumerate(media):

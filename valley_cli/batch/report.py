@@ -18,11 +18,11 @@ from typing import Any, TextIO
 
 import jinja2
 
-from valley_cli.batch.progress import Progress
 from valley_cli.batch.records import read_record
 from valley_cli.engine.base import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.media.image import thumbnail
+from valley_cli.render import StatusLine
 from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, sniff
 
 MAX_ROWS = 50_000  # more than a browser shows with pleasure
@@ -40,7 +40,7 @@ class Figures:
     models: set[str] = field(default_factory=set)
 
 
-def write_report(output: str, page: TextIO, progress: Progress) -> None:
+def write_report(output: str, page: TextIO, status: StatusLine) -> None:
     """Write the page about the records in the file ``output``. Raises SourceError, UsageError."""
     figures = Figures()
     for found in read_records(output):
@@ -53,7 +53,7 @@ def write_report(output: str, page: TextIO, progress: Progress) -> None:
         title=printable(os.path.basename(output)),
         figures=figures,
         shown=min(figures.rows, MAX_ROWS),
-        rows=rows_of(output, thumbnails, progress, figures.rows),
+        rows=rows_of(output, thumbnails, status, figures.rows),
         script=script,
         style=style,
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
@@ -61,6 +61,7 @@ def write_report(output: str, page: TextIO, progress: Progress) -> None:
     for part in parts:
         page.write(part)
     page.flush()
+    status.clear()
 
 
 def read_records(output: str) -> Iterator[Mapping[str, Any]]:
@@ -89,12 +90,12 @@ def count(figures: Figures, found: Mapping[str, Any]) -> None:
         figures.models.add(printable(body["model"]))
 
 
-def rows_of(output: str, thumbnails: Thumbnails, progress: Progress, total: int) -> Iterator[dict[str, Any]]:
+def rows_of(output: str, thumbnails: Thumbnails, status: StatusLine, total: int) -> Iterator[dict[str, Any]]:
     """What the page needs of every record; a thumbnail comes with the first row that shows it."""
     for number, found in enumerate(read_records(output)):
         if number == MAX_ROWS:
             return
-        progress.stage(Stage("writing the report: row", number, total, "rows"))
+        status.stage(Stage("writing the report: row", number, total, "rows"))
         yield row_of(found, thumbnails)
 
 

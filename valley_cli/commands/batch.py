@@ -28,7 +28,7 @@ from valley_cli.settings import Settings, load_settings
 from valley_cli.text import printable
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-MEDIA_CACHE_BYTES = 64_000_000
+MEDIA_CACHE_BYTES = 128_000_000  # of decoded media and their tensors
 INFLIGHT_CUDA = 80
 
 File = Annotated[str | None, typer.Argument(metavar="FILE", help="JSON lines, one request each; - for stdin.")]
@@ -166,7 +166,7 @@ def run(settings: Settings, asked: Asked) -> int:
         elif page and asked.output:
             from valley_cli.batch.report import write_report  # Jinja and Pillow, not for --help
 
-            write_report(asked.output, page, progress)
+            write_report(asked.output, page, progress.status)
     return code
 
 
@@ -230,7 +230,7 @@ def report_alone(settings: Settings, asked: Asked) -> int:
     progress = Progress(sys.stderr, Tally(), quiet=bool(settings.quiet))
     path = asked.report or f"{os.path.splitext(records)[0]}.html"
     with open_output(path, asked.force, [records]) as page:
-        write_report(records, page, progress)
+        write_report(records, page, progress.status)
     progress.note(f"valley: {printable(path)} is written")
     return 0
 

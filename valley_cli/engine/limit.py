@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from valley_cli.errors import TimedOutError
+from valley_cli.errors import SourceError, TimedOutError
 
 _POLL_S = 0.05
 
@@ -27,6 +28,15 @@ class TimeLimit:
         """Raises TimedOutError once the time is up."""
         if self.over():
             raise TimedOutError(f"took longer than {self.seconds:g} s")
+
+    @contextmanager
+    def of_reading(self) -> Iterator[None]:
+        """A source that was given up because ``over`` said so is no fault of the source's. Raises TimedOutError."""
+        try:
+            yield
+        except SourceError:
+            self.check()
+            raise
 
     def next_of(self, items: queue.SimpleQueue[Any], counts: Callable[[], bool]) -> Any:
         """``items.get()`` within the limit; time does not count while ``counts()`` is False. Raises TimedOutError."""

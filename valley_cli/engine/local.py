@@ -20,7 +20,7 @@ from valley_cli.engine.reading import Effort
 from valley_cli.engine.registry import ModelInfo, family_info, find
 from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
 from valley_cli.engine.worker import Worker
-from valley_cli.errors import SourceError, ValleyError
+from valley_cli.errors import ValleyError
 
 if TYPE_CHECKING:
     from valley_cli.engine.runner import Runner
@@ -95,16 +95,14 @@ class LocalEngine:
         begun, limit = time.perf_counter(), TimeLimit(request.timeout_s)
         effort = Effort(limit.over)
         request = self._preparer.with_defaults(request)
-        try:
+        with limit.of_reading():
             layout = self._preparer.layout(request, effort)
-        except SourceError:
-            limit.check()  # then reading was merely stopped
-            raise
         room = answer_room(layout, request, self.files)
         check_fits(layout, room, self.files)
         loaded_before = self._worker is not None and self._worker.load_s > 0
         worker = self.start()  # only now: an unreadable picture is said at once, not after loading
-        prepared = self._preparer.prepare(layout, effort)
+        with limit.of_reading():
+            prepared = self._preparer.prepare(layout, effort)
         media_s = time.perf_counter() - begun
         sequence = self._sequence(request, prepared, room)
         worker.submit(sequence)

@@ -16,7 +16,6 @@ from valley_cli.engine.preprocess import (
     PreprocessOptions,
     black_picture,
     plan_picture,
-    preprocess,
 )
 from valley_cli.engine.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
 from valley_cli.engine.reading import Effort, MediaReader, Reading, Source
@@ -77,9 +76,8 @@ class Preparer:
         used = layout.images[: layout.prompt.n_placeholders]
         pictures = []
         for source in used:
-            image = source.image()  # not in the turn below: it may wait for a turn of its own
-            with self._media.decoding(effort or Effort()):
-                pictures.append(preprocess(image, n, layout.options))
+            image = source.image()  # not in the turn that follows: it may wait for a turn of its own
+            pictures.append(self._media.tensors(image, n, layout.options, effort or Effort()))
         return Prepared(layout, tuple(pictures))
 
     def layout(self, request: Request, effort: Effort | None = None, *, pixels: bool = True) -> Layout:

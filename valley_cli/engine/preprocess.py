@@ -100,6 +100,11 @@ class Picture:
     patches: NDArray[np.float32] | None
     key: str
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the tensors."""
+        return sum(tensor.nbytes for tensor in (self.tiles, self.patches) if tensor is not None)
+
 
 @cache
 def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
@@ -177,13 +182,13 @@ def patchify(pixels_CHW: NDArray[np.float32]) -> NDArray[np.float32]:
     return out.reshape(grid_h * grid_w, 3 * 2 * p * p)
 
 
-def preprocess(image: Image.Image, n_pictures: int, options: PreprocessOptions) -> Picture:
-    """An RGB picture, one of ``n_pictures`` in the request, ready for the towers."""
+def preprocess(image: Image.Image, n_pictures: int, options: PreprocessOptions, key: str | None = None) -> Picture:
+    """An RGB picture, one of ``n_pictures`` in the request, ready for the towers. ``key``: its ``picture_key``."""
     plan = plan_picture(image.size, n_pictures, options)
     tiles = siglip_tiles(image, plan, options) if options.siglip else None
     vit_view = square_pad(image) if options.image_aspect_ratio == "pad" else image
     patches = vit_patches(vit_view, plan) if options.vit else None
-    return Picture(plan, tiles, patches, picture_key(image, plan, options))
+    return Picture(plan, tiles, patches, key or picture_key(image, plan, options))
 
 
 def picture_key(image: Image.Image, plan: PicturePlan, options: PreprocessOptions) -> str:

@@ -13,6 +13,7 @@ from functools import cache, partial
 from PIL.Image import Image
 
 from valley_cli.engine.base import Media, MediaLimits, Request, Stage
+from valley_cli.engine.preprocess import Picture, PreprocessOptions, picture_key, plan_picture, preprocess
 from valley_cli.media.cache import MediaCache, never, source_key
 from valley_cli.media.fetch import read_bytes
 from valley_cli.media.image import open_image
@@ -83,6 +84,17 @@ class MediaReader:
                 return open_image(data, media.name, self._limits, exif=exif)
 
         return self._cache.content(source_key(media), ("image", exif), read, decode, _rgb_bytes, effort.give_up)
+
+    def tensors(self, image: Image, n_pictures: int, options: PreprocessOptions, effort: Effort) -> Picture:
+        """What the towers see of a picture, one of ``n_pictures``."""
+        with self.decoding(effort):
+            key = picture_key(image, plan_picture(image.size, n_pictures, options), options)
+
+        def make() -> Picture:
+            with self.decoding(effort):
+                return preprocess(image, n_pictures, options, key)
+
+        return self._cache.shared(("tensors", key), make, lambda picture: picture.n_bytes, effort.give_up)
 
     def open_clip(self, media: Media, effort: Effort, clips: ExitStack) -> Clip:
         """A clip that ``clips`` keeps open, its frames chosen. Raises SourceError."""
