@@ -69,6 +69,16 @@ def test_later_turns_read_only_what_is_new_and_say_what_a_fresh_engine_says(engi
     assert (alone.token_ids, alone.usage.cached_tokens) == (second.token_ids, 0)
 
 
+def test_what_is_attached_to_the_first_question_is_placed_as_published(engine: Engine, talk: Talk) -> None:
+    talk.say(f"/image {STAR} {RING}", "What differs?")
+    media = tuple(item.source for item in talk.session.conversation.attachments)
+    *_, described = engine.generate(Request((Message("user", "What differs?"),), images=media))
+    assert isinstance(described, Done)
+    assert talk.session.done is not None
+    assert described.token_ids == talk.session.done.token_ids
+    assert described.usage.prompt_tokens == talk.session.done.usage.prompt_tokens
+
+
 def test_a_picture_may_come_at_any_turn(talk: Talk) -> None:
     talk.say("What is it?", f"/image {STAR}", "What colour is the star?")
     first, second = talk.session.conversation.exchanges

@@ -73,6 +73,7 @@ def test_save_overwrites_only_its_own_files_unless_told(talk: Talk, tmp_path: Pa
     assert "/save --force" in talk.told(f"/save {foreign}")
     assert "saved" in talk.told(f"/save '{own}'", f"/save {link}", f"/save '{own}'")
     assert (foreign.read_text(), link.is_symlink()) == ("not ours", True)
+    assert own.stat().st_mode == foreign.stat().st_mode
     assert "saved" in talk.told(f"/save --force {foreign}")
     assert read(foreign) == read(own)
     assert "is a folder" in talk.told(f"/save {tmp_path}")

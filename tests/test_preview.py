@@ -156,15 +156,31 @@ def test_graphics_are_known_by_what_the_terminal_says_of_itself(environ: dict[st
 
 
 @pytest.fixture
-def terminal() -> Iterator[TextIO]:
-    """The program's side of a pseudo-terminal."""
+def screen() -> Iterator[tuple[TextIO, int]]:
+    """(the program's side of a pseudo-terminal, the descriptor that shows what was written)"""
     ours, theirs = pty.openpty()
     with open(theirs, "w", encoding="utf-8") as stream:
-        yield stream
+        yield stream, ours
     os.close(ours)
 
 
-def test_nothing_is_drawn_where_it_could_not_be_seen(terminal: TextIO) -> None:
+def test_a_preview_on_a_terminal_holds_what_it_read(
+    screen: tuple[TextIO, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TMUX", "STY", "KITTY_WINDOW_ID", "TERM_PROGRAM", "LC_TERMINAL", "WT_SESSION", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal, shown = screen
+    renderer = Renderer(io.StringIO(), StatusLine(terminal), err=terminal)
+    request = with_preview(Request((), images=(Media("a star", path=STAR),)), renderer, MediaLimits())
+    assert [(media.name, media.path) for media in request.images] == [("a star", None)]
+    assert "▀" in os.read(shown, 1 << 16).decode()
+    quiet = Renderer(io.StringIO(), StatusLine(terminal, quiet=True), err=terminal, quiet=True)
+    assert with_preview(request, quiet, MediaLimits()) is request
+
+
+def test_nothing_is_drawn_where_it_could_not_be_seen(screen: tuple[TextIO, int]) -> None:
+    terminal, _ = screen
     assert screen_of(terminal, {"TERM": "xterm-256color"})
     assert screen_of(terminal, {"TERM": "xterm-256color", "NO_COLOR": "1"}) is None
     assert screen_of(terminal, {"TERM": "dumb"}) is None

@@ -48,6 +48,12 @@ class Conversation:
         return (*(item for exchange in self.exchanges for item in exchange.attachments), *self.pending)
 
     @property
+    def length_text(self) -> str:
+        """``1 question``, ``3 questions``"""
+        n = len(self.exchanges)
+        return f"{n} question{'' if n == 1 else 's'}"
+
+    @property
     def last(self) -> Exchange | None:
         return self.exchanges[-1] if self.exchanges else None
 

@@ -96,9 +96,9 @@ def _system(session: Session, rest: str) -> None:
 
 
 def _clear(session: Session, rest: str) -> None:
-    n = len(session.conversation.exchanges)
-    session.start_anew(session.conversation.cleared())
-    session.tell(f"a new conversation ({n} questions and what was attached are kept in the saved one)")
+    before = session.conversation
+    session.start_anew(before.cleared())
+    session.tell(f"a new conversation ({before.length_text} and what was attached are kept in the saved one)")
 
 
 def _undo(session: Session, rest: str) -> None:

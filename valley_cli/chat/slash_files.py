@@ -52,7 +52,7 @@ def load(session: Session, rest: str) -> None:
     transcript = session.take_up(read_json(path), printable(words[0]), open_source)
     session.start_anew(session.conversation)  # the one so far stays as it was saved
     session.own_files.add(os.path.realpath(path))
-    session.tell(f"going on after {len(session.conversation.exchanges)} questions")
+    session.tell(f"going on after {session.conversation.length_text}")
     if transcript.model and transcript.model != session.model:
         name = printable(transcript.model)
         session.tell(f"it was held with {name}; /model {name} changes to it")

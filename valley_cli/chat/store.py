@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -58,10 +57,10 @@ def read_json(path: str) -> Any:
         raise SourceError(name, NO_JSON, "give a file that /save wrote") from None
 
 
-def write_json(path: str, found: Mapping[str, Any]) -> None:
+def write_json(path: str, found: Mapping[str, Any], *, private: bool = False) -> None:
     """Whole or not at all: a file beside ``path`` takes its place once it is on the disk. Raises OSError.
 
-    Devices and pipes are written to; a link stays, and the file it names is replaced.
+    Devices and pipes are written to; a link stays, and the file it names is replaced. ``private``: for this user only.
     """
     data = (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode(errors="replace")
     path = os.path.realpath(path)
@@ -70,9 +69,9 @@ def write_json(path: str, found: Mapping[str, Any]) -> None:
         with open(path, "wb") as device:
             device.write(data)
         return
-    descriptor, beside = tempfile.mkstemp(prefix=".valley-", suffix=".part", dir=os.path.dirname(path))
+    beside = os.path.join(os.path.dirname(path), f".valley-{os.getpid()}-{time.monotonic_ns()}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -112,7 +111,7 @@ class Autosave:
             make_private(self._folder)
             if self.path is None or self._state() != self._written:
                 self.path = self._new_path()
-            write_json(str(self.path), found)
+            write_json(str(self.path), found, private=True)
             self._written = self._state()
         except OSError as error:
             reason = (error.strerror or "cannot be written").lower()

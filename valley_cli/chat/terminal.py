@@ -106,6 +106,5 @@ def _recall(session: Session) -> None:
     else:
         answer = last.answer if last.answer is not None else UNANSWERED
         shown = answer if len(answer) <= LAST_WORDS else f"... {answer[-LAST_WORDS:]}"
-        n_questions = len(session.conversation.exchanges)
-        session.tell(f"going on after {n_questions} questions\n> {last.question}\n{shown}")
+        session.tell(f"going on after {session.conversation.length_text}\n> {last.question}\n{shown}")
     show(session, session.conversation.pending)
