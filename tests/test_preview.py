@@ -7,6 +7,7 @@ import io
 import os
 import pty
 import re
+import select
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -174,7 +175,10 @@ def test_a_preview_on_a_terminal_holds_what_it_read(
     renderer = Renderer(io.StringIO(), StatusLine(terminal), err=terminal)
     request = with_preview(Request((), images=(Media("a star", path=STAR),)), renderer, MediaLimits())
     assert [(media.name, media.path) for media in request.images] == [("a star", None)]
-    assert "▀" in os.read(shown, 1 << 16).decode()
+    seen = b""
+    while "▀".encode() not in seen:
+        assert select.select([shown], [], [], 5)[0], seen
+        seen += os.read(shown, 1 << 16)
     quiet = Renderer(io.StringIO(), StatusLine(terminal, quiet=True), err=terminal, quiet=True)
     assert with_preview(request, quiet, MediaLimits()) is request
 
