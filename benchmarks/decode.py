@@ -1,21 +1,23 @@
 """Tokens per second: the same random weights through transformers' ``generate`` and through valley, side by side.
 
-    python -m benchmarks.decode [--quick] [--device cuda] [--compile] [--layers N]
+    python -m benchmarks.decode [--quick] [--device cuda [--compile]] [--rehearse]
 
-(a) transformers with its dynamic cache, (b) with a static cache, which --compile also compiles (CUDA, first size only),
-(c) valley's runner; at several batch sizes. On a CPU: a decoder of valley-mini's size in float32 and, without --quick,
-one of 0.5 B parameters in float32 and bfloat16. On CUDA: the decoders of Valley2 and Valley2.5, with --quick of the
-first only. The runs alternate, and the best of each counts. In float32 greedy tokens must agree up to the first step
-whose two likeliest tokens are within 0.002; in bfloat16 the first difference is told, and how far the logits are apart
-when both read the same tokens.
+(a) transformers with its dynamic cache, (b) with a static cache, (c) valley's runner; at several batch sizes. On a CPU:
+a decoder of valley-mini's size in float32 and, without --quick, one of 0.5 B parameters in float32 and bfloat16. On
+CUDA: the decoders of Valley2 and Valley2.5, with --quick of the first only; with --compile that one beside a compiled
+static cache. --rehearse: all that --device cuda does, on tiny decoders and without bars. The runs alternate, and the
+best of each counts. In float32 greedy tokens must agree up to the first step whose two likeliest tokens are within
+0.002; in bfloat16 the first difference is told, and how far the logits are apart when both read the same tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from benchmarks.pairs import (
     HALF_B_BFLOAT16,
     HALF_B_FLOAT32,
     MINI,
+    TINY,
     VALLEY2,
     VALLEY25,
     Size,
@@ -31,7 +34,7 @@ from benchmarks.pairs import (
     valley_runner,
 )
 from benchmarks.report import finish
-from benchmarks.sides import PROMPT, Rows, Transformers, Valley, agreement, compare
+from benchmarks.sides import PROMPT, Rows, Transformers, Valley, agreement, compare, tokens_per_s
 
 BATCHES = (1, 4, 16, 64)
 CPU_BARS = {MINI.name: 2.0, HALF_B_FLOAT32.name: 1.0, HALF_B_BFLOAT16.name: 1.5}
@@ -76,7 +79,14 @@ def measure(size: Size, device: torch.device, plan: Plan) -> dict[str, Any]:
         if n == 1:
             figures["ratio"] = best["ratio"]
             figures |= agreement(reference, ours, prompts[0], said)
+            figures["decode_only"] = round(decode_only(ours, prompts[:1], count, best["valley"]), 1)
     return figures
+
+
+def decode_only(ours: Valley, prompts: Rows, count: int, whole: float) -> float:
+    """Tokens/s behind the first token, from the speed of ``whole`` answers."""
+    first_s = min(1 / tokens_per_s(ours, prompts, 1)[0] for _ in range(3))
+    return (count - 1) / (count / whole - first_s)
 
 
 def add_bandwidth(figures: dict[str, Any], size: Size, device: torch.device) -> None:
@@ -92,7 +102,7 @@ def add_bandwidth(figures: dict[str, Any], size: Size, device: torch.device) -> 
         best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
     read = size.step_bytes(1, PROMPT + figures["new_tokens"] // 2)
     figures["copy_bytes_per_s"] = round(best)
-    figures["bandwidth_share"] = round(figures["batches"]["1"]["valley"] * read / best, 3)
+    figures["bandwidth_share"] = round(figures["decode_only"] * read / best, 3)
 
 
 def on_cpu(quick: bool) -> Outcome:
@@ -116,17 +126,17 @@ def on_cpu(quick: bool) -> Outcome:
     return figures, bars | {"mini, batch 16 over 1": f">= {MINI_BATCH_BAR}"}, ok
 
 
-def on_cuda(device: torch.device, quick: bool, compiled: bool, layers: int | None) -> Outcome:
+def on_cuda(device: torch.device, sizes: Sequence[Size], plan: Plan) -> Outcome:
     """Figures, bars, whether they are met."""
     figures: dict[str, Any] = {}
-    for whole in (VALLEY2,) if quick else (VALLEY2, VALLEY25):
-        size = whole.layers(min(layers or whole.config.num_hidden_layers, layers_that_fit(whole, device)))
-        plan = Plan((1, 16), (1,), 64, 2) if quick else Plan(BATCHES, (1, 16), 128, 2)
-        entry = measure(size, device, replace(plan, compiled=compiled and whole is VALLEY2))
+    for whole in sizes:
+        size = whole.layers(layers_that_fit(whole, device))
+        entry = measure(size, device, plan)
         entry["layers"] = size.config.num_hidden_layers
         if device.type == "cuda":
-            add_bandwidth(entry, size, device)
+            gc.collect()  # transformers' modules know each other
             torch.cuda.empty_cache()
+            add_bandwidth(entry, size, device)
         best = {who: max(row[who] for row in entry["batches"].values()) for who in ("transformers", "valley")}
         entry["best_batch_ratio"] = round(best["valley"] / best["transformers"], 2)
         share = entry.get("bandwidth_share", 0.0)
@@ -153,12 +163,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--compile", action="store_true", help="compile transformers' static cache (minutes)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--layers", type=int, help="fewer layers of the CUDA sizes")
+    parser.add_argument("--rehearse", action="store_true", help="what --device cuda does, on tiny decoders")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    if device.type == "cpu":
+    if device.type == "cpu" and not arguments.rehearse:
         finish("decode", *on_cpu(arguments.quick))
-    finish("decode-cuda", *on_cuda(device, arguments.quick, arguments.compile, arguments.layers))
+    plan = Plan((1, 16), (1,), 32, 1) if arguments.quick else Plan(BATCHES, (1, 16), 128, 2)
+    sizes = (TINY,) * 2 if arguments.rehearse else (VALLEY2,) if arguments.quick else (VALLEY2, VALLEY25)
+    if arguments.compile:
+        finish("decode-compiled", *on_cuda(device, sizes[:1], Plan((1, 16), (1, 16), 128, 1, compiled=True)))
+    torch.set_num_threads(1 if arguments.rehearse else torch.get_num_threads())
+    figures, bars, ok = on_cuda(device, sizes, plan)
+    finish("decode-cuda", figures, bars, ok or arguments.rehearse)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ MINI = Size("mini float32", text_config(729, 192, 384, 6, 4, 2), torch.float32)
 HALF_B = text_config(151_936, 896, 4864, 24, 14, 2)
 HALF_B_FLOAT32 = Size("0.5B float32", HALF_B, torch.float32)
 HALF_B_BFLOAT16 = Size("0.5B bfloat16", HALF_B, torch.bfloat16)
+TINY = Size("tiny bfloat16", text_config(512, 64, 128, 2, 4, 2, **QWEN2), torch.bfloat16)
 VALLEY2 = Size("Valley2 bfloat16", text_config(152_064, 3584, 18_944, 28, 28, 4, **QWEN2), torch.bfloat16)
 VALLEY25 = Size("Valley2.5 bfloat16", text_config(151_936, 4096, 12_288, 36, 32, 8, **UNTIED), torch.bfloat16)
 

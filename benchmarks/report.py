@@ -26,6 +26,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+def card() -> str:
+    """Name and memory of the CUDA card."""
+    import torch
+
+    found = torch.cuda.get_device_properties(0)
+    return f"{found.name}, {found.total_memory / 1e9:.0f} GB"
+
+
 def versions() -> dict[str, str]:
     """Of the packages that decide speed."""
     found = {}
@@ -49,18 +57,22 @@ def commit() -> str:
 
 
 def finish(name: str, figures: dict[str, Any], bars: dict[str, str], ok: bool) -> None:
-    """Print the RESULT line, keep it under ``results/``, and end with 0 if the bars are met."""
+    """Print the RESULT line, keep it under ``results/``, and end with 0 if the bars are met.
+
+    What --quick or --rehearse gave is not kept. A card's name is told where figures are a card's.
+    """
     result = {
         "benchmark": name,
         "figures": figures,
         "bars": bars,
         "ok": ok,
-        "machine": machine(),
+        "machine": machine() | ({"card": card()} if "cuda" in sys.argv else {}),
         "versions": versions(),
         "commit": commit(),
     }
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not {"--quick", "--rehearse"} & set(sys.argv):
+        folder = ROOT / "benchmarks" / "results"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("RESULT " + json.dumps(result))
     sys.exit(0 if ok else 1)

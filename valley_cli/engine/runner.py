@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.models.valley import Valley
-from valley_cli.engine.preprocess import Picture
 from valley_cli.engine.probe import available_bytes
 from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
@@ -23,6 +23,9 @@ from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.towers import Towers
 from valley_cli.engine.weights import choose_dtype, map_model
 from valley_cli.errors import DeviceError
+
+if TYPE_CHECKING:
+    from valley_cli.engine.preprocess import Picture
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from valley_cli.engine.base import Stage
 from valley_cli.engine.models.valley import Valley
-from valley_cli.engine.preprocess import Picture
+
+if TYPE_CHECKING:
+    from valley_cli.engine.preprocess import Picture
 
 KEPT_BYTES = 256_000_000  # rows of encoded pictures, for the next question; never more than the weights take
 PATCHES_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of Qwen2-VL: bounds memory; fewer leave a card idle
