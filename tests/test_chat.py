@@ -179,6 +179,15 @@ def saved_files(folder: Path) -> list[Path]:
     return list((folder / "chats").glob("*"))
 
 
+def test_the_system_prompt_is_set_shown_and_dropped(talk: Talk) -> None:
+    assert "the model's own" in talk.told("/system")
+    assert "system prompt: Be terse." in talk.told("/system Be terse.")
+    talk.say("What is it?")
+    assert [message.role for message in talk.session.conversation.to_send()] == ["system", "user", "assistant"]
+    assert "the model's own" in talk.told("/system -")
+    assert [message.role for message in talk.session.conversation.to_send()] == ["user", "assistant"]
+
+
 def test_detach_lets_go_of_what_waits_or_of_what_is_named(talk: Talk) -> None:
     talk.say(f"/image {STAR}", "/detach")
     assert not talk.session.conversation.attachments

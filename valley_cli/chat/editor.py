@@ -49,6 +49,7 @@ class Editor:
             multiline=True,  # our own keys say when a message ends
             key_bindings=self._keys(),
             enable_open_in_editor=True,
+            enable_suspend=True,
             prompt_continuation=CONTINUED,
             bottom_toolbar=(lambda: bar() or None),
             output=create_output(sys.stderr),

@@ -89,7 +89,8 @@ HELP_KEYS = (
 
 def _system(session: Session, rest: str) -> None:
     if rest:
-        session.conversation = replace(session.conversation, system=unquoted(rest))
+        system = None if rest == "-" else unquoted(rest)
+        session.conversation = replace(session.conversation, system=system)
         session.save()
     shown = session.conversation.system
     session.tell(f"system prompt: {shown}" if shown is not None else "system prompt: the model's own")
@@ -158,7 +159,7 @@ COMMANDS = {
         Command("/detach [NAME...|all]", "let go of what waits for the next question, or of NAME", slash_media.detach),
         Command("/paste", "a message of several lines, until Alt-Enter or Ctrl-D", _paste),
         Command("/edit [TEXT]", "write a message in $EDITOR", slash_files.edit),
-        Command("/system [TEXT]", "set or show the system prompt", _system),
+        Command("/system [TEXT|-]", "set, drop or show the system prompt", _system),
         Command(
             "/set [KEY [VALUE]]", "set or show an option, for example /set temperature 0.7", slash_model.set_option
         ),
