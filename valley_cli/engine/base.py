@@ -176,8 +176,8 @@ class Timings:
     """Seconds of each stage; ``ttft_s`` runs from the start of ``generate`` to the first token.
 
     ``media_s``: until the prompt was ready, of which ``fetch_s`` reading bytes and ``decode_media_s`` making tensors of
-    them; little or 0 for media that another request had just read. ``wait_s``: in the queue; ``encode_s``: in the vision towers;
-    ``decode_s``: from the first token to the last.
+    them; little or 0 for media that another request had just read. ``wait_s``: in the queue; ``encode_s``: in the
+    vision towers; ``decode_s``: from the first token to the last.
     """
 
     load_s: float = 0.0
