@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.batches import OTHER, PICTURE, asking, batch, lasting, read_records, write_rows
-from tests.commands import SCRIPT, Terminal, cold, environment
-from tests.conftest import ROOT
+from tests.commands import SCRIPT, Terminal, cold, environment, inside
+from tests.conftest import ROOT, VALLEY25
 from tests.forked import Child, Forkserver
 from tests.servers import Handler, Server, drip, in_turn, send, short
 
@@ -166,6 +166,25 @@ def test_stopped_once_it_writes_what_is_done_and_can_be_continued(
     assert 10 < len(indices) < 150
     assert warm.run("batch", source, "-o", out, *MODEL) == 0
     assert [record["index"] for record in read_records(out)] == list(range(150))
+
+
+def test_stopped_it_leaves_no_page_behind(warm: Forkserver, tmp_path: Path) -> None:
+    source, out, page = write_rows(tmp_path / "in.jsonl", asking(150)), tmp_path / "out", tmp_path / "page.html"
+    child = warm.start("batch", source, "-o", out, "--report", page, *MODEL)
+    wait_for(lambda: n_lines(out) > 3)
+    os.kill(child.pid, signal.SIGINT)
+    assert child.wait() == 130
+    assert not page.exists()
+
+
+def test_weights_that_cannot_be_used_end_the_run_and_are_no_fault_of_the_rows(tmp_path: Path, capsys: Captured) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(VALLEY25, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b"model.norm.weight", b"model.form.weight"))
+    assert inside("batch", str(write_rows(tmp_path / "in.jsonl", asking(30))), "-m", str(model), "-o", str(out)) == 5
+    assert "model.norm.weight" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_stopped_while_its_sources_hang_it_ends_at_once(warm: Forkserver, tmp_path: Path) -> None:

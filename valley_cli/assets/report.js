@@ -55,7 +55,7 @@ function words(row) {
 function filter() {
   const wanted = search.value.trim().toLowerCase().split(/\s+/), kind = status.value;
   found = rows.filter(row => (!kind || row.failed === (kind === "failed")) && wanted.every(w => words(row).includes(w)));
-  count.textContent = `${found.length.toLocaleString("en")} rows`;
+  count.textContent = `${found.length.toLocaleString("en")} ${found.length === 1 ? "row" : "rows"}`;
   shown = 0;
   list.replaceChildren();
   fill();

@@ -149,7 +149,6 @@ def run(settings: Settings, asked: Asked) -> int:
         output = NoOutput() if asked.dry_run else open_out(asked.output, inputs_of(asked), index, progress.status)
         stack.callback(output.close)
         engine = open_engine(options)
-        stack.callback(engine.close)
         reader = RowReader(
             settings, engine.name, prompt, source.base_dir, options.limits, asked.allow_private, asked.row_timeout
         )
@@ -158,15 +157,24 @@ def run(settings: Settings, asked: Asked) -> int:
         rows = Run(plan, source, reader, engine, output, index, tally)
         if asked.dry_run:
             return show_cost(rows, progress, settings)
-        code = rows.go(progress)
-        progress.note(tally.summary())
-        if code >= EXIT_INTERRUPTED:  # the process ends at once: closing the engine would wait for the step under way
-            stack.pop_all()
-            output.close()
-        elif page and asked.output:
+        code = answer_all(rows, progress)
+        if page and asked.output and code < EXIT_INTERRUPTED:
             from valley_cli.batch.report import write_report  # Jinja and Pillow, not for --help
 
             write_report(asked.output, page, progress.status)
+    return code
+
+
+def answer_all(rows: Run, progress: Progress) -> int:
+    """Run the rows and sum them up; the exit code."""
+    try:
+        code = rows.go(progress)
+    except BaseException:
+        rows.engine.close()
+        raise
+    progress.note(rows.tally.summary())
+    if code < EXIT_INTERRUPTED:  # else the process ends at once: closing would wait for the step under way
+        rows.engine.close()
     return code
 
 
