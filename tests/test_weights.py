@@ -12,9 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import VALLEY2, VALLEY25
+from valley_cli.engine.base import Stage
 from valley_cli.engine.checkpoint import read_checkpoint
+from valley_cli.engine.mapped import MappedTensors
+from valley_cli.engine.runner import Runner
+from valley_cli.engine.space import Segment
+from valley_cli.engine.tensorfiles import tensor_index
 from valley_cli.engine.tokenizer import load_tokenizer
-from valley_cli.engine.weights import load_model
+from valley_cli.engine.weights import load_model, map_model
 from valley_cli.errors import ModelError, WeightsError
 
 CPU = torch.device("cpu")
@@ -175,3 +180,72 @@ def test_half_precision_checkpoints_are_widened_for_a_small_model_on_cpu(folder:
     files = read_checkpoint(folder)
     assert default_dtype(False, files) == "float32"
     assert {p.dtype for p in load(folder).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("key", "count"), [("num_hidden_layers", 3), ("siglip_vision_config", 2), ("qwen2vl_vision_config", 2)]
+)
+def test_a_config_that_contradicts_the_number_of_layers_is_refused(folder: Path, key: str, count: int) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    inner = "depth" if key == "qwen2vl_vision_config" else "num_hidden_layers"
+    wrong = count + 1 if key == inner else config[key] | {inner: count + 1}
+    with pytest.raises(ModelError, match=rf"says {count + 1} layers, the weights have {count} \("):
+        read_checkpoint(folder, {key: wrong})
+
+
+def test_a_tensor_that_is_not_as_long_as_its_shape_is_damage(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    assert b'"shape":[64]' in data
+    path.write_bytes(data.replace(b'"shape":[64]', b'"shape":[63]', 1))
+    with pytest.raises(WeightsError, match="damaged"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading_reports_every_byte_once_and_as_it_comes(folder: Path, dtype: torch.dtype) -> None:
+    stages: list[Stage] = []
+    files = read_checkpoint(folder)
+    model, mapped = map_model(files, CPU, dtype, stages.append)
+    Runner(model, CPU, mapped=mapped)
+    done = [stage.done for stage in stages]
+    assert {stage.name for stage in stages} == {"loading weights"}
+    assert done == sorted(done)
+    assert done[-1] == stages[-1].total
+    assert len(done) > 40
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("run_as", [torch.float32, torch.bfloat16])
+def test_what_is_converted_late_equals_what_is_converted_first(
+    folder: Path, stored: torch.dtype, run_as: torch.dtype
+) -> None:
+    rewrite(folder, {name: tensor.to(stored) for name, tensor in tensors_of(folder).items()}, shards=2)
+    files = read_checkpoint(folder)
+    model, mapped = map_model(files, CPU, run_as)
+    late, first = Runner(model, CPU, mapped=mapped), Runner(load_model(files, CPU, run_as), CPU)
+    logits = []
+    for runner in (late, first):
+        runner.resize(64)
+        logits.append(runner.prefill(Segment(0, 64), runner.merge(range(10), ())))
+    assert logits[0].dtype == run_as
+    assert torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much of a file is in memory")
+def test_what_was_copied_takes_no_memory_any_more(tmp_path: Path) -> None:
+    save_file({name: torch.ones(16_000_000, dtype=torch.uint8) for name in "abcd"}, tmp_path / "model.safetensors")
+    tensors = tensor_index(tmp_path)
+    mapped = MappedTensors(tensors, sorted(tensors))
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
+
+    before = resident()
+    assert all(int(view.sum()) == 16_000_000 for view in mapped.views.values())
+    assert resident() - before > 60_000_000
+    mapped.let_go([mapped.views["a"], mapped.views["b"], mapped.views["c"]])
+    assert resident() - before < 20_000_000
+    assert mapped.kept_bytes == 16_000_000
+    assert int(mapped.views["a"].sum()) == 16_000_000  # it comes back when it is looked at
