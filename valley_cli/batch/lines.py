@@ -83,11 +83,11 @@ def input_of_images(media: tuple[Media, ...], prompt: str) -> Input:
     return Input("--images", ".", lines, total=len(media))
 
 
-def read_lines(stream: BinaryIO, name: str) -> Iterator[Line]:
+def read_lines(stream: BinaryIO, name: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     """Every line that is not blank. An object over several lines is one. Raises SourceError if reading breaks."""
     index = number = 0
     try:
-        for raw, whole in _raw_lines(stream, name):
+        for raw, whole in _raw_lines(stream, name, max_bytes):
             number += 1
             if raw := raw.strip():
                 yield Line(index, number, raw, whole)
@@ -97,28 +97,28 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Line]:
         raise SourceError(printable(name), f"{reason} after line {number}") from None
 
 
-def _raw_lines(stream: BinaryIO, name: str) -> Iterator[tuple[bytes, bool]]:
-    first, whole = _next_line(stream)
+def _raw_lines(stream: BinaryIO, name: str, max_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    first, whole = _next_line(stream, max_bytes)
     first = first.removeprefix(b"\xef\xbb\xbf")
     if first.strip() in (b"{", b"["):
-        yield from _object_or_lines(first, stream, name)
+        yield from _object_or_lines(first, stream, name, max_bytes)
         return
     while first:
         yield first, whole
-        first, whole = _next_line(stream)
+        first, whole = _next_line(stream, max_bytes)
 
 
-def _next_line(stream: BinaryIO) -> tuple[bytes, bool]:
+def _next_line(stream: BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
     """(line, True), or its beginning and False if it is endless."""
-    line = stream.readline(MAX_LINE_BYTES)
-    if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+    line = stream.readline(max_bytes)
+    if len(line) < max_bytes or line.endswith(b"\n"):
         return line, True
     while (rest := stream.readline(_CHUNK)) and not rest.endswith(b"\n"):
         pass
     return line[:1000], False
 
 
-def _object_or_lines(first: bytes, stream: BinaryIO, name: str) -> Iterator[tuple[bytes, bool]]:
+def _object_or_lines(first: bytes, stream: BinaryIO, name: str, max_bytes: int) -> Iterator[tuple[bytes, bool]]:
     """A file that begins with a bracket alone on its line: one JSON object, or lines of which the first is broken."""
     rest = stream.read(MAX_OBJECT_BYTES)
     found = None
@@ -133,11 +133,11 @@ def _object_or_lines(first: bytes, stream: BinaryIO, name: str) -> Iterator[tupl
         )
     *lines, last = (first + rest).split(b"\n")
     yield from ((line, True) for line in lines)
-    last_rest, whole = _next_line(stream)
+    last_rest, whole = _next_line(stream, max_bytes)
     while last or last_rest:
         yield last + last_rest, whole
         last = b""
-        last_rest, whole = _next_line(stream)
+        last_rest, whole = _next_line(stream, max_bytes)
 
 
 def _count(path: str) -> int:
