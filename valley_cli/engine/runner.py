@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.
 SMALL_PARAMETERS = 50_000_000
 FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the memory beside the weights, for the cache; the rest is for activations
+ROW_TOKENS = 8192  # no more memory than so many for every row: a large picture, what is said about it, a long answer
 
 
 def choose_device(name: str) -> torch.device:
@@ -125,7 +126,8 @@ class Runner:
         """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now, a share."""
         free = available_bytes(str(self.device)) - self._mapped_bytes  # mapped pages count as free, but are needed
         affordable = int(max(free, 0) * FREE_SHARE[self.device.type]) // self.cache.token_bytes
-        return min(affordable, rows * self.model.config.text.max_position_embeddings)
+        context = self.model.config.text.max_position_embeddings
+        return min(affordable, max(rows * min(ROW_TOKENS, context), context))
 
     @torch.inference_mode()
     def resize(self, tokens: int, moves: Sequence[Move] = ()) -> None:
