@@ -79,6 +79,8 @@ class Scheduler:
 
     def _seat(self, sequence: Sequence) -> bool:
         """Find ``sequence`` a segment, and what it can continue from; False if there is no room now."""
+        if not self.held and self.space.largest < sequence.room:
+            return False  # asked at every step while somebody waits
         source, n_units = self._best_source(sequence)
         take_over = source in self.held and self._worth_taking(source, n_units, sequence)
         if source in self.held:

@@ -43,6 +43,11 @@ class Space:
         """Rows in all holes."""
         return sum(hole.tokens for hole in self._holes)
 
+    @property
+    def largest(self) -> int:
+        """Rows in the largest hole."""
+        return max((hole.tokens for hole in self._holes), default=0)
+
     def take(self, tokens: int) -> Segment | None:
         """A segment of at least ``tokens`` rows, None where no hole is large enough."""
         for index, hole in enumerate(self._holes):
