@@ -147,9 +147,9 @@ class DecodeGraphs:
 
 def record(step: StaticStep, pool: Any) -> Callable[[], None]:
     """What repeats the kernels of ``step`` in one launch. Its inputs must be fed again afterwards."""
+    inputs = step.inputs.clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    inputs = step.inputs.clone()
     with torch.cuda.stream(side):  # once as it is: libraries set themselves up
         step()
         step.inputs.copy_(inputs)

@@ -6,8 +6,11 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from valley_cli.engine.checkpoint import CheckpointFiles
+if TYPE_CHECKING:
+    from valley_cli.engine.checkpoint import CheckpointFiles
+
 
 SMALL_BYTES = 2_000_000_000  # below this, a CPU computes in float32 whatever the checkpoint's dtype
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from valley_cli.engine.base import Sampling, Stage
-from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.mapped import MappedTensors
@@ -25,6 +24,7 @@ from valley_cli.engine.weights import choose_dtype, map_model
 from valley_cli.errors import DeviceError
 
 if TYPE_CHECKING:
+    from valley_cli.engine.checkpoint import CheckpointFiles
     from valley_cli.engine.preprocess import Picture
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy

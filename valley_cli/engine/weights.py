@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from valley_cli.engine.base import Stage
-from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.config import ValleyConfig
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.probe import default_dtype
 from valley_cli.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from valley_cli.engine.checkpoint import CheckpointFiles
 
 UNUSED = ("*.rotary_emb.inv_freq", "*.position_ids", "model.vision_tower.vision_tower.vision_model.head.*")
 UNUSED_ONLY_NAVIT = ("model.vision_tower.*", "model.mm_projector.*")
