@@ -322,6 +322,17 @@ def test_its_answers_go_through_a_pipe_and_head_ends_it_quietly(tmp_path: Path) 
     assert b"rror" not in done.stderr
 
 
+def test_it_ends_at_a_failed_row_though_its_input_goes_on(tmp_path: Path) -> None:
+    command: list[str | Path] = [SCRIPT, "batch", "-", "--fail-fast", "-q", *MODEL]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write(b"no row\n")
+    process.stdin.flush()  # and no end of it
+    assert process.wait(LIMIT_S) == 3
+    out, err = process.communicate()
+    assert (len(read_records(out)), err) == (1, b"")
+
+
 def test_on_a_terminal_it_counts_and_ctrl_c_leaves_a_clean_screen(tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "in.jsonl", asking(5000)), tmp_path / "out"
     terminal = Terminal("batch", str(rows), "-o", str(out), *MODEL)

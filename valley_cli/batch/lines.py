@@ -58,6 +58,8 @@ def open_input(path: str) -> Input:
                 "- reads standard input, which is a keyboard here", "pipe the rows in: valley batch - < FILE"
             )
         stream: BinaryIO = sys.stdin.buffer
+        with suppress(OSError):  # a reader of our own: Python cannot end while a thread waits in the one of sys.stdin
+            stream = open(os.dup(sys.stdin.fileno()), "rb")  # noqa: SIM115
         return Input("-", ".", lambda: read_lines(stream, "-"), stream)
     if "://" in path:
         raise UsageError(f"{printable(path)}: rows are read from files only", "download it first")

@@ -179,7 +179,8 @@ def signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         caught.append(number)
         stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]  # nohup stays nohup
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield caught
     finally:
