@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from valley_cli.engine.base import FrameSelection
+from valley_cli.media.video_types import Complaints
 from valley_cli.media.video_worker import serve
 from valley_cli.text import SNIFF_BYTES, sniff
 
@@ -166,7 +167,7 @@ def decode(path: Path, decoder: str = "auto", **selection: Any) -> tuple[dict[st
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         lines.put("go\n")
         out = io.BytesIO()
-        serve(job, lines, out)
+        serve(job, lines, out, Complaints())
     out.seek(0)
     plan = json.loads(out.readline())["plan"]
     frames: dict[int, Image.Image] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import read_number, write_clip, write_pictures
+from tests.clips import read_number, scrambled, write_clip, write_pictures
 from tests.servers import Server, send
 from valley_cli.engine.base import FrameSelection, Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
@@ -145,6 +145,15 @@ def test_the_child_dies_with_its_parent(clip: Path) -> None:
         (child,) = children(parent.pid)
         parent.kill()
         assert gone(child)
+
+
+def test_damage_that_a_decoder_patches_up_is_said(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", range(60), options={"g": "10"}, container={"movflags": "+faststart"})
+    path.write_bytes(scrambled(path.read_bytes(), 0.6, 60))
+    with open_clip(media(path), MediaLimits()) as opened:
+        came = numbers(opened)
+        assert came == sorted(came)
+        assert opened.notes
 
 
 def test_frames_are_kept_smaller_where_they_would_take_too_much_memory(clip: Path) -> None:

@@ -21,7 +21,7 @@ from tests.clips import (
     write_pictures,
 )
 from valley_cli.media.video_select import uniform
-from valley_cli.media.video_types import ClipError
+from valley_cli.media.video_types import ClipError, Complaints
 from valley_cli.media.video_worker import open_decoder
 
 Make = Callable[[Path], object]
@@ -204,7 +204,7 @@ def test_huge_frames_are_refused_before_they_are_decoded(tmp_path: Path) -> None
     with path.open("rb") as file:
         job = {"fd": file.fileno(), "kind": "mp4", "decoder": "auto", "max_pixels": 9_000_000}
         with pytest.raises(ClipError, match=r"9\.4 M pixels"):
-            open_decoder(job)
+            open_decoder(job, Complaints())
 
 
 @pytest.mark.parametrize("name", ["corrupt.mp4", "corrupt.ts"])

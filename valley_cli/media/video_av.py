@@ -7,16 +7,19 @@ no playlists, no concatenation, no network.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import av
+import av.logging
 
-from valley_cli.media.video_types import ClipError, Index, Pixels
+from valley_cli.media.video_types import ClipError, Complaints, Index, Pixels
 
 DEMUXERS = {"mkv": "matroska", "webm": "matroska", "mp4": "mov", "ts": "mpegts"}  # others by their own name
+CONVERT = "convert it where it plays: ffmpeg -i CLIP new.mp4"
 DEFAULT_RATE = 25.0  # frames a second of a clip that names no times and no rate
 MAX_THREADS = 4  # each holds frames of its own
 END = object()  # of the packets: what the decoder still holds comes then
@@ -49,7 +52,10 @@ class AvDecoder:
     packets: Packets
     index: Index
     rotation: int
+    reopen: Callable[[], tuple[Any, Any]]
+    complaints: Complaints
     name: str = "PyAV"
+    lenient: bool = False  # show frames that are damaged
     _frames: Iterator[Any] = field(default_factory=lambda: iter(()))
     _target: int | None = None  # pts; of frames before it only those are decoded that others lean on
 
@@ -63,6 +69,15 @@ class AvDecoder:
             if last is None:
                 raise ClipError("none of its frames can be decoded")
             yield index, last[0], self.pixels(last[1])
+
+    def first(self) -> Any:
+        """The first frame that can be decoded; if none is whole, damaged ones do from now on. Raises ClipError."""
+        for self.lenient in (False, True):
+            self._seek(None)
+            if (frame := next(self._frames, None)) is not None:
+                return frame
+        name = self.stream.codec_context.name
+        raise ClipError(f"none of its frames can be decoded ({name})", "copy or download it again")
 
     def pixels(self, frame: Any) -> Pixels:
         """Upright, of the clip's size."""
@@ -120,8 +135,9 @@ class AvDecoder:
         back = 0 if pts is not None else round(10 / float(self.stream.time_base))
         try:
             self.container.seek((first if pts is None else pts) - back, stream=self.stream, backward=True)
-        except av.FFmpegError:
-            self.container.seek(0, backward=True)
+        except av.FFmpegError:  # some damaged files can only be read from the start
+            self._frames = iter(())
+            self.container, self.stream = self.reopen()
         self._frames = self._decoded()
 
     def _forward(self, target: int) -> Any:
@@ -130,7 +146,7 @@ class AvDecoder:
 
     def _decoded(self) -> Iterator[Any]:
         """Frames from here on. What is damaged is skipped, with the frames that lean on it: up to the next keyframe."""
-        clean, damaged_from, last_pts = True, None, 0
+        clean, damaged_from, damaged_to, last_pts = True, None, None, 0
         for packet in chain(_packets(self.container, self.stream), [END]):
             frames: list[Any] = []
             try:
@@ -143,13 +159,15 @@ class AvDecoder:
                     frames = self._decode(packet)
             except av.FFmpegError:  # comes in the place of the frame
                 clean = False
+            if self.complaints.heard():  # about a packet that was sent, perhaps not the last
+                clean, damaged_to = False, last_pts
             for frame in frames:
                 beyond = damaged_from is not None and (frame.pts is None or frame.pts >= damaged_from)
-                if frame.key_frame:
+                if frame.key_frame and (damaged_to is None or (frame.pts or 0) > damaged_to):
                     clean, damaged_from = True, None if beyond else damaged_from
                 elif beyond:
                     clean = False
-                if clean:
+                if clean or self.lenient:
                     yield frame
 
     def _decode(self, packet: Any) -> list[Any]:
@@ -158,32 +176,49 @@ class AvDecoder:
         return packet.decode()
 
 
-def open_av(path: str, kind: str, max_pixels: int) -> AvDecoder:
+def open_av(path: str, kind: str, max_pixels: int, complaints: Complaints) -> AvDecoder:
     """Raises ClipError for what is no clip, holds no pictures, or has frames of more than ``max_pixels``."""
+    av.logging.restore_default_callback()  # to stderr, which ``complaints`` reads
+    av.logging.set_libav_level(av.logging.INFO)
+    reopen = partial(open_stream, path, kind)
+    container, stream = reopen()
+    check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
+    packets = read_packets(container, stream)
+    if complaints.heard():
+        packets = replace(packets, broken=packets.broken + 1)
+    if not packets.pts:
+        raise ClipError("holds no frames", "it is cut off or empty; copy or download it again")
+    decoder = AvDecoder(container, stream, kind, packets, Index("", (0, 0), (), 0.0), 0, reopen, complaints)
+    first = decoder.first()
+    check_pixels(first.width, first.height, max_pixels)
+    decoder.rotation = round(first.rotation / 90) % 4 * 90
+    decoder.index = _index(container, stream, packets, (first.width, first.height), decoder.rotation)
+    if decoder.lenient:
+        notes = (*decoder.index.notes, "damaged from the start: its frames may show nonsense")
+        decoder.index = replace(decoder.index, notes=notes)
+    return decoder
+
+
+def open_stream(path: str, kind: str) -> tuple[Any, Any]:
+    """The container and its video stream, ready to decode. Raises ClipError for what is no clip or has no pictures."""
     try:
-        container = av.open("file:" + path, format=DEMUXERS.get(kind, kind), options={"protocol_whitelist": "file"})
+        container = av.open(
+            "file:" + path,
+            format=DEMUXERS.get(kind, kind),
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+        )
     except Exception as error:  # PyAV raises a class for each of FFmpeg's codes
         raise ClipError(*_no_clip(kind, error)) from None
     stream = container.streams.best("video")
     if stream is None or "attached_pic" in str(stream.disposition).lower():
         sound = bool(container.streams.audio)
         raise ClipError("holds sound but no moving pictures" if sound else "holds no moving pictures")
-    check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
+    if stream.codec_context is None:
+        raise ClipError("its pictures are coded in a way that FFmpeg does not know", CONVERT)
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = MAX_THREADS
-    packets = read_packets(container, stream)
-    if not packets.pts:
-        raise ClipError("holds no frames", "it is cut off or empty; copy or download it again")
-    decoder = AvDecoder(container, stream, kind, packets, Index("", (0, 0), (), 0.0), 0)
-    decoder._seek(None)
-    first = next(decoder._frames, None)
-    if first is None:
-        codec = stream.codec_context.name
-        raise ClipError(f"none of its frames can be decoded ({codec})", "copy or download it again")
-    check_pixels(first.width, first.height, max_pixels)
-    decoder.rotation = round(first.rotation / 90) % 4 * 90
-    decoder.index = _index(container, stream, packets, (first.width, first.height), decoder.rotation)
-    return decoder
+    return container, stream
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -196,7 +231,7 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _no_clip(kind: str, error: Exception) -> tuple[str, str]:
-    if "moov" in str(error) or isinstance(error, av.InvalidDataError):
+    if isinstance(error, av.InvalidDataError | av.EOFError | av.OSError):
         return f"is a damaged or cut off {kind.upper()} clip", "copy or download it again"
     return f"cannot be opened as {kind.upper()} ({getattr(error, 'strerror', error)})", "copy or download it again"
 

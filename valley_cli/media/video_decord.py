@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from valley_cli.media.video_av import AvDecoder
-from valley_cli.media.video_types import Index, Pixels
+from valley_cli.media.video_types import Complaints, Index, Pixels
 
 KINDS = ("mp4", "mov", "mkv", "webm", "flv")  # AVI gives no times, MPEG-TS hangs
 CODECS_NOT_KNOWN = ("av1", "libdav1d", "libaom-av1", "vvc", "apv", "gif")
@@ -28,6 +28,7 @@ class DecordDecoder:
 
     reader: Any
     index: Index
+    complaints: Complaints
     name: str = "decord"
 
     def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, int, Pixels]]:
@@ -37,6 +38,8 @@ class DecordDecoder:
             w, h = self.index.size_wh
             if pixels_HWC.shape != (h, w, 3):
                 raise ValueError(f"decord gave frames of {pixels_HWC.shape}")
+            if self.complaints.heard():
+                raise ValueError("decord patched up damage")
             yield index, index, Pixels((w, h), pixels_HWC.tobytes())
         self.reader.seek(0)  # or it goes on decoding what nobody wants
 
@@ -62,4 +65,4 @@ def open_decord(path: str, checked: AvDecoder) -> DecordDecoder | None:
         return None
     offset = float(starts[0])
     same = all(abs(float(at) - offset - time_s) < SAME_S for at, time_s in zip(starts, index.times_s, strict=True))
-    return DecordDecoder(reader, index) if same and offset >= 0 else None
+    return DecordDecoder(reader, index, checked.complaints) if same and offset >= 0 else None

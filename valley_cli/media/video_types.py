@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 ANIMATED = ("gif", "webp", "png", "avif")  # read by Pillow
 BICUBIC = 3  # Pillow's
+_DAMAGE = re.compile(rb"concealing|error while decoding|damaged|invalid as first byte")
 DEFAULT_FRAME_S = 0.1  # how long a frame is shown that says nothing of it, as browsers do
 
 
@@ -60,6 +62,22 @@ class Pixels:
 
         image = change(Image.frombuffer("RGB", self.size_wh, self.data, "raw", "RGB", 0, 1))
         return Pixels(image.size, image.tobytes())
+
+
+class Complaints:
+    """What FFmpeg prints of damage that it patches up without an error; ``descriptor`` is the file it prints to."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = descriptor
+
+    def heard(self) -> bool:
+        """True if there were any since the last time."""
+        if self._descriptor is None or not (size := os.fstat(self._descriptor).st_size):
+            return False
+        text = os.pread(self._descriptor, size, 0)
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return bool(_DAMAGE.search(text))
 
 
 class Decoder(Protocol):

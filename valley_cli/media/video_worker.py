@@ -11,14 +11,16 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO
 
 from valley_cli.engine.base import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.media.video_select import select
-from valley_cli.media.video_types import ANIMATED, ClipError, Decoder, library_path, send
+from valley_cli.media.video_types import ANIMATED, ClipError, Complaints, Decoder, library_path, send
 
 PR_SET_PDEATHSIG = 1
 INSTALL = "install the decoder: pip install av"
@@ -28,17 +30,21 @@ def main() -> None:
     """Serve one job."""
     die_with_parent()
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print goes elsewhere
+    with tempfile.TemporaryFile() as printed:  # what libraries print goes there
+        os.dup2(printed.fileno(), 2)
+    os.dup2(2, 1)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=follow_parent, args=(lines,), daemon=True).start()
     try:
-        serve(json.loads(lines.get()), lines, out)
+        serve(json.loads(lines.get()), lines, out, Complaints(2))
     except ClipError as error:
         send(out, {"error": error.reason, "hint": error.hint})
     except UsageError as error:
         send(out, {"error": error.message, "hint": error.hint, "usage": True})
     except MemoryError:
         send(out, {"error": "there is not enough memory to decode it", "hint": "take fewer frames"})
+    except Exception as error:  # what nobody foresaw of a damaged clip
+        send(out, {"error": f"could not be decoded ({type(error).__name__})", "hint": "copy or download it again"})
     out.flush()
     os._exit(0)  # decord's threads may not want to end
 
@@ -59,9 +65,9 @@ def follow_parent(lines: queue.SimpleQueue[str]) -> None:
     os._exit(1)
 
 
-def serve(job: dict[str, Any], lines: queue.SimpleQueue[str], out: BinaryIO) -> None:
+def serve(job: dict[str, Any], lines: queue.SimpleQueue[str], out: BinaryIO, complaints: Complaints) -> None:
     """Plan, wait for "go", send the frames."""
-    decoder = open_decoder(job)
+    decoder = open_decoder(job, complaints)
     index = decoder.index
     selection = FrameSelection(**job["selection"] | {"at_s": tuple(job["selection"]["at_s"])})
     picked = select(index.times_s, index.duration_s, selection)
@@ -74,10 +80,10 @@ def serve(job: dict[str, Any], lines: queue.SimpleQueue[str], out: BinaryIO) -> 
     plan |= {"duration_s": index.duration_s, "moments": [(i, index.times_s[i]) for i in picked], "notes": notes}
     send(out, {"plan": plan})
     lines.get()
-    send_frames(decoder, wanted, size_wh, job, out)
+    send_frames(decoder, wanted, size_wh, lambda: open_decoder(job | {"decoder": "av"}, complaints), out)
 
 
-def open_decoder(job: dict[str, Any]) -> Decoder:
+def open_decoder(job: dict[str, Any], complaints: Complaints) -> Decoder:
     """Pillow for animated pictures; else decord where PyAV's look at the packets says that it can be trusted."""
     path, kind = library_path(job["fd"]), job["kind"]
     if kind in ANIMATED:
@@ -88,7 +94,7 @@ def open_decoder(job: dict[str, Any]) -> Decoder:
         from valley_cli.media import video_av
     except ImportError:
         raise ClipError(f"is {kind.upper()}, which needs PyAV here", INSTALL) from None
-    decoder = video_av.open_av(path, kind, job["max_pixels"])
+    decoder = video_av.open_av(path, kind, job["max_pixels"], complaints)
     if job["decoder"] == "auto":
         from valley_cli.media.video_decord import open_decord
 
@@ -106,9 +112,9 @@ def kept_size(size_wh: tuple[int, int], n_frames: int, keep_pixels: int) -> tupl
 
 
 def send_frames(
-    decoder: Decoder, wanted: list[int], size_wh: tuple[int, int], job: dict[str, Any], out: BinaryIO
+    decoder: Decoder, wanted: list[int], size_wh: tuple[int, int], other: Callable[[], Decoder], out: BinaryIO
 ) -> None:
-    """Every wanted frame in ascending order. What decord fails on is begun again with PyAV."""
+    """Every wanted frame in ascending order. Where decord fails, the ``other`` decoder goes on."""
     sent, replaced = 0, 0
     try:
         for index, came, pixels in decoder.frames(wanted):
@@ -121,8 +127,7 @@ def send_frames(
     except Exception:
         if decoder.name != "decord":
             raise
-        again = open_decoder(job | {"decoder": "av"})
-        return send_frames(again, wanted[sent:], size_wh, job, out)
+        return send_frames(other(), wanted[sent:], size_wh, other, out)
     notes = (
         [f"{replaced} of the frames could not be decoded; the nearest that could stand for them"] if replaced else []
     )
