@@ -109,14 +109,14 @@ def on_cpu(quick: bool) -> Outcome:
     """Figures, bars, whether they are met."""
     cpu = torch.device("cpu")
     torch.set_num_threads(1)  # as the engine does for small models
-    count, repeats = (60, 2) if quick else (150, 3)
+    count, repeats = (60, 2) if quick else (100, 2)
     figures: dict[str, Any] = {MINI.name: measure(MINI, cpu, Plan(BATCHES, BATCHES, count, repeats))}
     mini = figures[MINI.name]["batches"]
     batch = round(mini["16"]["valley"] / mini["1"]["valley"], 2)
     if not quick:
         torch.set_num_threads(os.cpu_count() or 1)
         for size in (HALF_B_FLOAT32, HALF_B_BFLOAT16):
-            figures[size.name] = measure(size, cpu, Plan((1, 16), (1,), 16, 2))
+            figures[size.name] = measure(size, cpu, Plan((1, 16), (1,), 12, 2))
     ok = batch >= MINI_BATCH_BAR
     for name, entry in figures.items():
         entry["ok"] = entry["ratio"] >= CPU_BARS[name] and (entry["agree"] or "float32" not in name)

@@ -144,6 +144,7 @@ class Runner:
     def forget(self) -> None:
         """Let go of every kept picture and of what the allocator holds in reserve."""
         self.towers.forget()
+        self._graphs = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -13,6 +13,7 @@ four tokens or so. For many tokens at once (a prompt) packed is as fast as rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, Protocol
 
 import torch
@@ -112,8 +113,13 @@ def choose_layout(device: torch.device, dtype: torch.dtype, small: bool) -> Layo
     return "packed" if can_pack(dtype) else "rows"
 
 
+@cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this processor has oneDNN kernels for ``dtype``, and this torch the operators."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+    """Whether oneDNN packs and multiplies ``dtype`` here: tried once, on a matrix that changes nothing."""
+    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    one = torch.eye(64, dtype=dtype)
+    try:
+        return torch.equal(Packed(one)(one), one)
+    except (RuntimeError, AttributeError, NotImplementedError):  # another processor, or another torch
+        return False
