@@ -115,7 +115,7 @@ def compare(model: str, count: int, rounds: int, folder: Path, new_tokens: int =
     for _ in range(rounds):
         (single_s, n_single), (batch_s, n_batch) = (timed(w, prompts, model) for w in (one_after_another, as_a_batch))
         assert n_single == n_batch == count * new_tokens
-        runs.append({"single": round(count / single_s, 2), "batch": round(count / batch_s, 2)})
+        runs.append({"single": round(count / single_s, 3), "batch": round(count / batch_s, 3)})
         print(f"{Path(model).name}: {runs[-1]['single']} rows/s one after another, {runs[-1]['batch']} as a batch")
     ratios = sorted(run["batch"] / run["single"] for run in runs)
     return {"ratio": round(ratios[len(ratios) // 2], 3), "rows": count, "new_tokens": new_tokens, "rounds": runs}

@@ -214,6 +214,7 @@ def test_a_continued_file_ends_as_an_uninterrupted_one(kept: str, tmp_path: Path
         "blank lines": [lines[0], b"\n", lines[1]],
     }[kept]
     out.write_bytes(b"".join(started))
+    (tmp_path / ".out.jsonl.tidy").write_text("left by a run that was killed at its very end")
     code, _, err = run(tmp_path, rows, capsys, "-o", out)
     assert code == 3
     assert lasting(read_records(out)) == lasting(read_records(whole))
@@ -261,11 +262,14 @@ def test_lines_that_changed_moved_or_went_are_noticed(tmp_path: Path, capsys: Ca
 
 def test_other_settings_are_other_answers_and_that_is_said_first(tmp_path: Path, capsys: Captured) -> None:
     out, rows = tmp_path / "out.jsonl", [{"id": "a", "prompt": "Say something long."}]
-    run(tmp_path, rows, capsys, "-o", out, "--max-new-tokens", 2)
-    _, _, err = run(tmp_path, rows, capsys, "-o", out, "--max-new-tokens", 3)
+    run(tmp_path, rows, capsys, "-o", out, "--max-new-tokens", 1)
+    (before,) = read_records(out)
+    _, _, err = run(tmp_path, rows, capsys, "-o", out, "--max-new-tokens", 9)
     assert "1 records of another model or of other settings" in err
     (record,) = read_records(out)
-    assert record["usage"]["completion_tokens"] == 3
+    assert record["usage"]["completion_tokens"] > 1
+    assert record["key"].split("-")[0] != before["key"].split("-")[0]
+    assert record["key"].split("-")[1] == before["key"].split("-")[1]
 
 
 def test_a_smaller_part_of_the_rows_leaves_the_records_of_the_others(tmp_path: Path, capsys: Captured) -> None:

@@ -199,12 +199,12 @@ def test_stopped_while_its_sources_hang_it_ends_at_once(warm: Forkserver, tmp_pa
 
 
 def test_rows_done_behind_one_that_hangs_are_written_when_it_is_stopped(warm: Forkserver, tmp_path: Path) -> None:
-    out, err = tmp_path / "out", tmp_path / "err"
-    with Server({"/slow": drip()}) as server:
-        args = ["--images", server.url("/slow"), "--images", PICTURE, "--max-new-tokens", "2"]
-        child = warm.start("batch", *args, "-o", out, *MODEL, stderr=err)
-        wait_for(lambda: len(server.seen) == 1 and "photographs" in err.read_text())
-        time.sleep(2)  # for the picture's answer, which has to wait for the one before it
+    out = tmp_path / "out"
+    with Server({"/slow": drip(), "/next": drip()}) as server:
+        names = server.url("/slow"), PICTURE, server.url("/next")
+        args = [word for name in names for word in ("--images", name)]
+        child = warm.start("batch", *args, "--max-new-tokens", 2, "--max-inflight", 2, "-o", out, *MODEL)
+        wait_for(lambda: len(server.seen) == 2)  # the picture's row is done, and waits for the one before it
         assert n_lines(out) == 0
         os.kill(child.pid, signal.SIGINT)
         assert child.wait() == 130
@@ -272,11 +272,11 @@ def served(server: Server, tmp_path: Path, capsys: Captured, *names: str, args: 
 def test_a_source_that_hangs_costs_its_own_row_only(tmp_path: Path, capsys: Captured) -> None:
     with Server({"/slow": drip(), "/slower": drip(in_headers=True), "/a": send(Path(PICTURE).read_bytes())}) as server:
         begun = time.monotonic()
-        code, records = served(server, tmp_path, capsys, "slow", "a", "slower", args=("--row-timeout", "1.5"))
+        code, records = served(server, tmp_path, capsys, "slow", "a", "slower", args=("--row-timeout", "4"))
     assert code == 3
     assert [record["status"] for record in records] == ["error", "ok", "error"]
-    assert records[0]["error"] == {"type": "TimedOutError", "message": "took longer than 1.5 s"}
-    assert time.monotonic() - begun < 20
+    assert records[0]["error"] == {"type": "TimedOutError", "message": "took longer than 4 s"}
+    assert time.monotonic() - begun < 40
 
 
 def test_a_server_that_drops_connections_costs_the_rows_it_never_answers(tmp_path: Path, capsys: Captured) -> None:
