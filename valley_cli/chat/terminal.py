@@ -30,7 +30,8 @@ def converse(session: Session, stages: Stages, history: Path) -> int:
         colour=wants_colour(session.renderer.err, session.settings.no_color),
     )
     session.confirm, session.read_block, session.while_answering = editor.confirm, editor.read_block, keys_kept_back
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the terminal is put right on the way out
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the terminal is put right on the way out
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     session.opening.on_end = lambda: _opened(session, editor, stages)
     _recall(session)
     while True:
