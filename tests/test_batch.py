@@ -114,6 +114,23 @@ def test_a_faulty_row_is_an_error_record_between_answers(
     assert "1 failed" in err
 
 
+def test_an_error_record_tells_what_was_asked_too(tmp_path: Path, capsys: Captured) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "gone.png"}}, {"type": "text", "text": "What?"}]
+    rows = [
+        {"image": "gone.png", "prompt": "What?"},
+        {"messages": [{"role": "user", "content": "What?", "images": ["gone.png"]}]},
+        {"custom_id": "a", "body": {"messages": [{"role": "user", "content": parts}]}},
+        {"image": 7, "prompt": [], "messages": 5},
+        {"custom_id": "b", "body": {"messages": ["x", {"content": [3, {"image_url": 4}]}]}},
+    ]
+    code, records, _ = run(tmp_path, rows, capsys)
+    assert code == 3
+    assert [(record.get("prompt"), record.get("sources")) for record in records] == [
+        *(("What?", ["gone.png"]),) * 3,
+        *((None, None),) * 2,
+    ]
+
+
 def test_a_second_row_with_the_same_id_is_an_error_record(tmp_path: Path, capsys: Captured) -> None:
     one, two = asking(2)
     code, records, _ = run(tmp_path, [one, two, one, {"prompt": "no id"}, {"prompt": "no id"}], capsys)

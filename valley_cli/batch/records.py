@@ -13,6 +13,7 @@ from valley_cli.engine.base import Done, Media, Request
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.text import printable, printable_url
 
+_MEDIA_KEYS = ("image", "images", "video", "videos")
 _OWN = {
     *("id", "index", "key", "status", "response", "thinking", "finish_reason", "usage", "timings", "model"),
     *("error", "prompt", "sources", "input", "custom_id", "notes"),
@@ -155,24 +156,30 @@ def _error(outcome: Outcome, type_key: str) -> dict[str, str]:
 
 def _asked(outcome: Outcome) -> dict[str, Any]:
     """The question and the media, for whoever has only the output; as they were written where no request came of it."""
-    request, written = outcome.request, outcome.row.found
+    request = outcome.request
     if request is None:
-        names = [
-            written.get("image"),
-            *_list(written.get("images")),
-            written.get("video"),
-            *_list(written.get("videos")),
-        ]
-        sources = [_shown(name) for name in names if isinstance(name, str)]
-        prompt = {"prompt": written["prompt"]} if isinstance(written.get("prompt"), str) else {}
-        return prompt | ({"sources": sources} if sources else {})
+        return _written(outcome.row)
     question = next((message.content for message in reversed(request.messages) if message.role == "user"), "")
     handles = [*request.images, *(media for message in request.messages for media in message.media)]
     return {"prompt": question, "sources": [_source(media) for media in handles]}
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _written(row: Row) -> dict[str, Any]:
+    """``prompt`` and ``sources`` of a line in which anything may be wrong, as far as they can be told."""
+    found: Any = row.found.get("body") if row.openai else row.found
+    whole = found if isinstance(found, dict) else {}
+    turns = [turn for turn in _listed(whole.get("messages")) if isinstance(turn, dict)]
+    parts = [part for turn in turns for part in _listed(turn.get("content")) if isinstance(part, dict)]
+    texts = [whole.get("prompt"), *(turn.get("content") for turn in turns), *(part.get("text") for part in parts)]
+    names = [name for turn in (whole, *turns) for key in _MEDIA_KEYS for name in _listed(turn.get(key))]
+    names += [url.get("url") for part in parts if isinstance(url := part.get("image_url"), dict)]
+    prompt = [text for text in texts if isinstance(text, str)][-1:]
+    sources = [_shown(name) for name in names if isinstance(name, str)]
+    return ({"prompt": prompt[0]} if prompt else {}) | ({"sources": sources} if sources else {})
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _shown(name: str) -> str:
