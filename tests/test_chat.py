@@ -34,10 +34,9 @@ def talk(engine: Engine, tmp_path: Path) -> Talk:
 
 
 def test_a_question_a_line_an_answer_a_line(talk: Talk) -> None:
-    assert talk.say(f"/image {STAR}", "What colour is the star?", "", "What is it?").splitlines() == [
-        "Yellow.",
-        "A star.",
-    ]
+    colour, shape = talk.say(f"/image {STAR}", "What colour is the star?", "", "What is it?").splitlines()
+    assert "yellow" in colour.lower()
+    assert "star" in shape.lower()
 
 
 def test_a_message_of_several_lines_stands_between_marks(engine: Engine, talk: Talk) -> None:
@@ -132,7 +131,7 @@ def test_an_unreadable_picture_is_said_at_once_and_the_conversation_goes_on(talk
     assert "no such file" in talk.told("/image gone.png")
     assert "left open" in talk.told("/image 'half.png")
     assert talk.session.conversation.pending == ()
-    assert talk.say(f"/image {STAR}", "What colour is the star?") == "Yellow."
+    assert "yellow" in talk.say(f"/image {STAR}", "What colour is the star?").lower()
     assert talk.session.exit_code == 4
 
 
@@ -155,15 +154,16 @@ def test_a_picture_that_is_gone_after_it_was_attached_does_no_harm(talk: Talk, t
 def test_undo_takes_back_a_question_but_not_its_picture(talk: Talk) -> None:
     talk.say(f"/image {STAR}", "What colour is teh star?", "/undo")
     assert talk.questions == []
-    assert talk.say("What colour is the star?") == "Yellow."
+    assert "yellow" in talk.say("What colour is the star?").lower()
     assert "nothing to take back" in talk.told("/undo", "/undo")
 
 
 def test_regen_asks_the_same_again(talk: Talk) -> None:
-    talk.say(f"/image {STAR}", "What colour is the star?")
-    assert talk.say("/set max_new_tokens 1", "/regen") == "Yellow"
-    assert talk.session.conversation.exchanges[0].answer == "Yellow"
-    assert talk.say("/set max_new_tokens default", "/regen") == "Yellow."
+    whole = talk.say(f"/image {STAR}", "What colour is the star?")
+    short = talk.say("/set max_new_tokens 1", "/regen")
+    assert whole.startswith(short) is (whole != short) is True
+    assert talk.session.conversation.exchanges[0].answer == short
+    assert talk.say("/set max_new_tokens default", "/regen") == whole
     assert talk.questions == ["What colour is the star?"]
 
 
@@ -207,7 +207,8 @@ def test_what_does_not_fit_is_said_before_it_is_sent_with_what_would_make_room(t
         assert f"{command} frees " in told
     assert len(talk.questions) == 2
     assert talk.session.draft.startswith("word word")
-    assert talk.say("/undo", "What colour is the star?") == "Yellow."
+    assert talk.say("/undo", "What colour is the star?")
+    assert len(talk.questions) == 2
 
 
 def test_little_room_for_the_answer_is_said(engine: Engine, talk: Talk) -> None:
@@ -246,16 +247,17 @@ def test_json_is_an_object_a_line(engine: Engine, tmp_path: Path) -> None:
     talk = Talk(engine, tmp_path, as_json=True)
     talk.say(f"/image {STAR}", "What colour is the star?", "/image gone.png", "/history", "What is it?")
     first, second, third = map(json.loads, talk.out.getvalue().splitlines())
-    assert (first["response"], first["sources"]) == ("Yellow.", [STAR])
+    assert "yellow" in first["response"].lower()
+    assert first["sources"] == [STAR]
     assert second["error"]["type"] == "SourceError"
     assert third["usage"]["cached_tokens"] > 0
 
 
 def test_history_and_stats_go_to_stderr(talk: Talk) -> None:
     assert "nothing was answered yet" in talk.told("/stats")
-    talk.say(f"/image {STAR}", "What colour is the star?")
+    answer = talk.say(f"/image {STAR}", "What colour is the star?")
     before = talk.out.getvalue()
-    assert talk.told("/history").splitlines() == [f"[picture {STAR}]", "> What colour is the star?", "Yellow."]
+    assert talk.told("/history").splitlines() == [f"[picture {STAR}]", "> What colour is the star?", answer]
     assert "tokens/s" in talk.told("/stats")
     assert "/regen" in talk.told("/help")
     assert talk.out.getvalue() == before

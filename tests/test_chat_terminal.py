@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Tmux, cold
+from tests.commands import COLD_LIMIT_S, Tmux, cold
 from tests.conftest import VALLEY25
 from tests.talk import STAR
 
@@ -24,6 +24,18 @@ def state(folder: Path) -> dict[str, str]:
     editor.write_text("#!/bin/sh\nprintf 'Where is the star?' > \"$1\"\n")
     editor.chmod(0o700)
     return {"XDG_STATE_HOME": str(folder / "state"), "EDITOR": str(editor), "VISUAL": ""}
+
+
+def wait_for_answers(folder: Path, count: int) -> list[str]:
+    """The answers of the conversation that saves itself, once it has so many."""
+    end = time.monotonic() + COLD_LIMIT_S
+    while True:
+        saved = [read for path in (folder / "state").rglob("chats/*.json") for read in [json.loads(path.read_text())]]
+        answers = [message["content"] for message in saved[0]["messages"][1::2]] if saved else []
+        if len(answers) == count:
+            return answers
+        assert time.monotonic() < end, f"{count} answers never came: {saved}"
+        time.sleep(0.05)
 
 
 def test_a_whole_conversation_by_keys(tmp_path: Path) -> None:
@@ -39,16 +51,16 @@ def test_a_whole_conversation_by_keys(tmp_path: Path) -> None:
         screen.wait_for("▀▀\n[picture a star.png]")
         screen.wait_for("[1 attached] >")
         screen.type("What colour is the star?", "Enter")
-        screen.wait_for("Yellow.")
+        assert "yellow" in wait_for_answers(tmp_path, 1)[0].lower()
 
         screen.type('"""', "Enter", "What colour", "Enter", "is the star?", "Enter", '"""', "Enter")
-        screen.wait_for("Yellow.", 2)
+        wait_for_answers(tmp_path, 2)
         screen.type("/undo", "Enter")
         screen.wait_for("taken back: What colour\nis the star?")
+        wait_for_answers(tmp_path, 1)
         screen.type("/regen", "Enter")
-        screen.wait_for("Yellow.", 3)
         screen.type("What colour is", "M-Enter", "the star?", "Enter")  # a new line, then the end
-        screen.wait_for("Yellow.", 4)
+        wait_for_answers(tmp_path, 2)
 
         screen.type("/save notes.txt", "Enter")
         screen.wait_for("Overwrite it? [y/N]")
@@ -118,6 +130,6 @@ def test_a_piped_chat_answers_on_stdout_and_says_nothing_else_there(tmp_path: Pa
     done = cold("chat", STAR, "-q", stdin=lines, env=state(tmp_path))
     assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
     colour, picture = done.stdout.decode().splitlines()
-    assert colour == "Yellow."
-    assert "star" in picture
+    assert "yellow" in colour.lower()
+    assert "star" in picture.lower()
     assert b"\x1b" not in done.stdout + done.stderr
