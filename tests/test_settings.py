@@ -37,7 +37,7 @@ def test_every_option_has_a_variable(home: dict[str, str]) -> None:
     samples = {"bool": "yes", "int": "1000", "float": "0.5", "str": "x", "tuple[str, ...]": "x"}
     for name, kind in TYPES.items():
         kind = kind.removesuffix(" | None")
-        special = {"dtype": "float32", "flavour": "github", "retries": "7", "max_redirects": "7"}
+        special = {"dtype": "float32", "editing_mode": "vi", "flavour": "github", "retries": "7", "max_redirects": "7"}
         value = special.get(name) or samples[kind]
         found = load_settings({}, home | {f"VALLEY_{name.upper()}": value})
         assert getattr(found, name) != getattr(Settings(), name), name
