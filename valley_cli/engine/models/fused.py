@@ -7,7 +7,6 @@ number to the plain path's in ``text``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from valley_cli.engine.models.config import TextConfig
 from valley_cli.engine.models.layers import RMSNorm
-from valley_cli.engine.models.products import Layout, Product, Rows, can_pack, product
+from valley_cli.engine.models.products import Layout, LetGo, Product, Rows, can_pack, product
 from valley_cli.engine.models.text import Attend, DecoderLayer, rotary_table
 from valley_cli.engine.models.valley import Valley
 
@@ -41,8 +40,14 @@ class FusedLayer:
         return self.qkv.n_bytes + self.out.n_bytes + self.gate_up.n_bytes + self.down.n_bytes
 
 
-def fuse(layer: DecoderLayer, config: TextConfig, layout: Layout, dtype: torch.dtype | None = None) -> FusedLayer:
-    """The weights of ``layer`` in ``layout`` and ``dtype``; ``layer`` is left as it is."""
+def fuse(
+    layer: DecoderLayer,
+    config: TextConfig,
+    layout: Layout,
+    dtype: torch.dtype | None = None,
+    let_go: LetGo = lambda sources: None,
+) -> FusedLayer:
+    """The weights of ``layer`` in ``layout`` and ``dtype``; ``layer`` is left as it is. ``let_go``: see ``product``."""
     attention, mlp = layer.self_attn, layer.mlp
     dtype = dtype or layer.input_layernorm.weight.dtype
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -53,46 +58,32 @@ def fuse(layer: DecoderLayer, config: TextConfig, layout: Layout, dtype: torch.d
         qk_norm = torch.cat((q_norm, attention.k_norm.weight.expand(config.num_key_value_heads, -1))).to(dtype)
     return FusedLayer(
         input_norm=layer.input_layernorm.weight.detach().to(dtype),
-        qkv=product(layout, [p.weight for p in projections], biases, dtype),
+        qkv=product(layout, [p.weight for p in projections], biases, dtype, let_go),
         qk_norm=qk_norm,
-        out=product(layout, [attention.o_proj.weight], (), dtype),
+        out=product(layout, [attention.o_proj.weight], (), dtype, let_go),
         post_norm=layer.post_attention_layernorm.weight.detach().to(dtype),
-        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight], (), dtype),
-        down=product(layout, [mlp.down_proj.weight], (), dtype),
+        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight], (), dtype, let_go),
+        down=product(layout, [mlp.down_proj.weight], (), dtype, let_go),
     )
 
 
-def copied(layer: DecoderLayer, layout: Layout) -> list[Tensor]:
-    """The matrices of ``layer`` that ``fuse`` copies."""
-    attention, mlp = layer.self_attn, layer.mlp
-    stacked = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
-    alone = [] if layout == "rows" else [attention.o_proj, mlp.down_proj]
-    return [projection.weight for projection in stacked + alone]
-
-
 @torch.inference_mode()
-def fuse_decoder(
-    model: Valley, layout: Layout, let_go: Callable[[Iterable[Tensor]], None] = lambda sources: None
-) -> FusedDecoder:
+def fuse_decoder(model: Valley, layout: Layout, let_go: LetGo = lambda sources: None) -> FusedDecoder:
     """The decoder of ``model``, which loses its own: layer by layer, so that no second copy of all weights is made.
 
-    Layers and head of another dtype than the embedding's are converted to it. ``let_go`` is told, after each layer,
-    the tensors that were copied and are not needed again.
+    Layers and head of another dtype than the embedding's are converted to it. ``let_go``: see ``product``.
     """
-    config, layers, dtype = model.config.text, model.model.layers, model.dtype
+    config, layers = model.config.text, model.model.layers
     head = _fuse_head(model, layout, let_go)  # the largest copy of all, made while there is the most room
     fused: list[FusedLayer] = []
     for index, layer in enumerate(layers):
         assert isinstance(layer, DecoderLayer)
-        converted = any(weight.dtype != dtype for weight in layer.parameters())
-        sources = [*layer.parameters()] if converted else copied(layer, layout)
-        fused.append(fuse(layer, config, layout, dtype))
+        fused.append(fuse(layer, config, layout, model.dtype, let_go))
         layers[index] = nn.Identity()
-        let_go(sources)
     return FusedDecoder(fused, config, model.model.norm.weight.detach(), head)
 
 
-def _fuse_head(model: Valley, layout: Layout, let_go: Callable[[Iterable[Tensor]], None]) -> Product:
+def _fuse_head(model: Valley, layout: Layout, let_go: LetGo) -> Product:
     """The head, packed where that is faster: of tied weights a copy, for the embedding needs plain rows."""
     tied = model.config.text.tie_word_embeddings
     source = (model.model.embed_tokens if tied else model.lm_head).weight.detach()

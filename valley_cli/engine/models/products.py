@@ -12,7 +12,7 @@ four tokens or so. For many tokens at once (a prompt) packed is as fast as rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Literal, Protocol
 
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Layout = Literal["rows", "packed", "transposed"]
+LetGo = Callable[[Iterable[Tensor]], None]
 
 
 class Product(Protocol):
@@ -88,19 +89,30 @@ _CLASSES: dict[Layout, type[Rows] | type[Transposed] | type[Packed]] = {
 
 
 def product(
-    layout: Layout, weights: Sequence[Tensor], biases: Sequence[Tensor] = (), dtype: torch.dtype | None = None
+    layout: Layout,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] = (),
+    dtype: torch.dtype | None = None,
+    let_go: LetGo = lambda sources: None,
 ) -> Product:
-    """One product for ``weights`` [out_i, in] stacked, in ``dtype``; only ``rows`` of a single weight is no copy."""
+    """One product for ``weights`` [out_i, in] stacked, in ``dtype``; only ``rows`` of a single weight is no copy.
+
+    ``let_go`` is told the weights that were copied, each as soon as it is.
+    """
     dtype = dtype or weights[0].dtype
-    weight = weights[0].to(dtype) if len(weights) == 1 else stacked(weights, dtype)
-    return _CLASSES[layout](weight, torch.cat(list(biases)).to(dtype) if biases else None)
+    weight = weights[0] if len(weights) == 1 and weights[0].dtype == dtype else stacked(weights, dtype, let_go)
+    made = _CLASSES[layout](weight, torch.cat(list(biases)).to(dtype) if biases else None)
+    if weight is weights[0] and layout != "rows":
+        let_go(weights)
+    return made
 
 
-def stacked(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def stacked(weights: Sequence[Tensor], dtype: torch.dtype, let_go: LetGo) -> Tensor:
     """``weights`` [out_i, in] as one [out, in] of ``dtype``; nothing but the result is allocated."""
     stack = weights[0].new_empty((sum(map(len, weights)), weights[0].shape[1]), dtype=dtype)
     for part, weight in zip(stack.split([*map(len, weights)]), weights, strict=True):
         part.copy_(weight)
+        let_go([weight])
     return stack
 
 
