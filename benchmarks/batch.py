@@ -1,6 +1,6 @@
 """Rows per second of ``valley batch`` beside the same rows one after another, and memory of 10,000 rows beside 1,000.
 
-    python -m benchmarks.batch [--quick]
+    python -m benchmarks.batch [--quick] [speed | memory]
 
 Same process, same engine, distinct 224 px pictures, exactly 64 new tokens a row (``ignore_eos``). Each round runs both,
 each on an engine of its own that has answered one question, so that nothing is found in a cache. The bars: 2.5 times
@@ -10,7 +10,6 @@ the rows per second with valley-mini, 1.1 times the memory. A checkpoint of rand
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,11 @@ from valley_cli.settings import load_settings
 
 SPEED_BAR, MEMORY_BAR = 2.5, 1.1
 NEW_TOKENS, SIDE = 64, 224
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 class ToTheEnd:
@@ -134,31 +138,44 @@ def peak_bytes(count: int, folder: Path) -> int:
         "cpu",
         "-q",
     ]
-    with open(os.devnull, "wb") as nowhere:
-        process = subprocess.Popen(command, stdout=nowhere)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    return usage.ru_maxrss * 1024
+    # from a small process: a child's peak begins with what its parent held when it was forked
+    found = subprocess.run([sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=True)
+    return int(found.stdout) * 1024
+
+
+def speed(folder: Path, quick: bool) -> dict[str, Any]:
+    """valley-mini both ways, and a larger checkpoint, which the bar is not about."""
+    figures = {"valley-mini": compare("valley-mini", 32 if quick else 96, 1 if quick else 3, folder)}
+    if not quick:
+        checkpoint = folder / "0.25B"
+        checkpoint.mkdir()
+        write_checkpoint(checkpoint)
+        figures["0.25B"] = compare(str(checkpoint), 4, 1, folder, new_tokens=32)
+    return figures
+
+
+def memory(folder: Path, quick: bool) -> dict[str, Any]:
+    """Peak memory of few rows and of ten times as many."""
+    few, many = (200, 2000) if quick else (1000, 10_000)
+    peaks = {count: peak_bytes(count, folder) for count in (few, many)}
+    print(f"peak memory: {peaks[few] / 1e6:.0f} MB for {few} rows, {peaks[many] / 1e6:.0f} MB for {many}")
+    return {"peak_bytes": peaks, "memory_ratio": round(peaks[many] / peaks[few], 3)}
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
+    parts = [part for part in ("speed", "memory") if part in sys.argv] or ["speed", "memory"]
+    figures: dict[str, Any] = {}
+    bars, met = {}, True
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        mini = compare("valley-mini", 32 if quick else 96, 1 if quick else 3, folder)
-        figures: dict[str, Any] = {"valley-mini": mini}
-        if not quick:
-            checkpoint = folder / "0.25B"
-            checkpoint.mkdir()
-            write_checkpoint(checkpoint)
-            figures["0.25B"] = compare(str(checkpoint), 8, 1, folder, new_tokens=32)
-        few, many = (200, 2000) if quick else (1000, 10_000)
-        peaks = {str(count): peak_bytes(count, folder) for count in (few, many)}
-    ratio = peaks[str(many)] / peaks[str(few)]
-    print(f"peak memory: {peaks[str(few)] / 1e6:.0f} MB for {few} rows, {peaks[str(many)] / 1e6:.0f} MB for {many}")
-    figures |= {"peak_bytes": peaks, "memory_ratio": round(ratio, 3)}
-    bars = {"valley-mini.ratio": f">= {SPEED_BAR}", "memory_ratio": f"<= {MEMORY_BAR}"}
-    finish("batch", figures, bars, mini["ratio"] >= SPEED_BAR and ratio <= MEMORY_BAR)
+        if "speed" in parts:
+            figures |= speed(Path(name), "--quick" in sys.argv)
+            bars["valley-mini.ratio"] = f">= {SPEED_BAR}"
+            met = figures["valley-mini"]["ratio"] >= SPEED_BAR
+        if "memory" in parts:
+            figures |= memory(Path(name), "--quick" in sys.argv)
+            bars["memory_ratio"] = f"<= {MEMORY_BAR}"
+            met = met and figures["memory_ratio"] <= MEMORY_BAR
+    finish("batch" if len(parts) == 2 else f"batch_{parts[0]}", figures, bars, met)
 
 
 if __name__ == "__main__":
