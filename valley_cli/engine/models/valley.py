@@ -13,7 +13,7 @@ from valley_cli.engine import geometry
 from valley_cli.engine.models.config import ValleyConfig
 from valley_cli.engine.models.layers import Embedding, Linear, RMSNorm
 from valley_cli.engine.models.projector import build_projector, join_tiles, pool_map, pool_tiles
-from valley_cli.engine.models.text import Attend, DecoderLayer, decode_hidden
+from valley_cli.engine.models.text import DecoderLayer
 from valley_cli.engine.models.vision import SiglipTower, VitTower
 
 # Bounds the visual-vocabulary softmax, tiles x 196 x 32000 values: 50 MB a matrix on a CPU in float32, where more tiles
@@ -61,10 +61,6 @@ class Valley(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
-
-    def hidden(self, x_BTC: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
-        """Decoder output before the final norm, [B, T, C]."""
-        return decode_hidden(self.model.layers, self.config.text, x_BTC, positions_BT, attend)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., C] -> [..., vocabulary]. Pass only the positions whose logits are wanted."""
