@@ -70,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "chat.editor": {"chat.complete", "chat.slash", "chat.store"} | PLAIN,
     "chat.terminal": {f"chat.{name}" for name in ("editor", "session", "slash", "slash_media", "stages")} | TALK,
     "commands": set(),
-    "commands.options": PLAIN,
+    "commands.options": {"settings"} | PLAIN,
     "commands.output": PLAIN,
     "commands.batch": COMMAND | {"inputs", "engine.probe"} | BATCH,
     **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "moments", "settings", "render"} | PLAIN),

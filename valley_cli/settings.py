@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from valley_cli.engine.base import EngineOptions, MediaLimits, Sampling, Stage
+from valley_cli.engine.base import EngineOptions, Media, MediaLimits, Message, Request, Sampling, Stage
 from valley_cli.errors import UsageError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -67,6 +67,19 @@ class Settings:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
             stop=self.stop,
+        )
+
+    def request(self, messages: tuple[Message, ...], images: tuple[Media, ...] = ()) -> Request:
+        """``messages`` and ``images``, to be answered as the settings say; ``system`` is the caller's to place."""
+        return Request(
+            messages=messages,
+            images=images,
+            sampling=self.sampling(),
+            think=self.think,
+            flavour=self.flavour,
+            exact=self.exact,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
         )
 
     def engine_options(self, on_stage: Callable[[Stage], None] | None = None) -> EngineOptions:

@@ -147,17 +147,7 @@ class RowReader:
     def _request(self, settings: Settings, messages: tuple[Message, ...], media: tuple[Media, ...]) -> Request:
         if settings.system is not None and (not messages or messages[0].role != "system"):
             messages = (Message("system", settings.system), *messages)
-        return Request(
-            messages=messages,
-            images=media,
-            sampling=settings.sampling(),
-            think=settings.think,
-            flavour=settings.flavour,
-            exact=settings.exact,
-            min_pixels=settings.min_pixels,
-            max_pixels=settings.max_pixels,
-            timeout_s=self.timeout_s,
-        )
+        return replace(settings.request(messages, media), timeout_s=self.timeout_s)
 
 
 def default_prompt(media: tuple[Media, ...]) -> str:

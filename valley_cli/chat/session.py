@@ -75,16 +75,7 @@ class Session:
 
     def request(self, conversation: Conversation) -> Request:
         """What is sent for the conversation's last question."""
-        settings = self.settings
-        return Request(
-            messages=conversation.to_send(),
-            sampling=settings.sampling(),
-            think=settings.think,
-            flavour=settings.flavour,
-            exact=settings.exact,
-            min_pixels=settings.min_pixels,
-            max_pixels=settings.max_pixels,
-        )
+        return self.settings.request(conversation.to_send())
 
     def ask(self, question: str) -> None:
         """Ask, and keep the answer. A question that is not sent goes back to the input line."""

@@ -50,16 +50,7 @@ def inputs_of(media: Iterable[Media], *texts: str | None) -> list[str | int]:
 def build_request(settings: Settings, media: tuple[Media, ...], question: str, system: str | None) -> Request:
     """One question about ``media``."""
     opening = () if system is None else (Message("system", system),)
-    return Request(
-        messages=(*opening, Message("user", question)),
-        images=media,
-        sampling=settings.sampling(),
-        think=settings.think,
-        flavour=settings.flavour,
-        exact=settings.exact,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-    )
+    return settings.request((*opening, Message("user", question)), media)
 
 
 def show_pictures(images: Sequence[Image], renderer: Renderer) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 
@@ -24,7 +24,7 @@ from valley_cli.engine.base import MediaLimits
 from valley_cli.errors import EXIT_INTERRUPTED, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.render import Renderer
-from valley_cli.settings import Settings, load_settings
+from valley_cli.settings import Settings
 from valley_cli.text import printable
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -86,7 +86,9 @@ class Asked:
 
 
 @app.command()
+@opt.with_settings(opt.pick(*opt.ANSWER, "json", "quiet", "debug"))
 def batch(
+    settings: Settings,
     file: File = None,
     images: Images = None,
     prompt: opt.Prompt = None,
@@ -103,36 +105,11 @@ def batch(
     report: Report = None,
     report_only: ReportOnly = None,
     force: opt.Force = False,
-    model: opt.Model = None,
-    system: opt.System = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    stop: opt.Stop = None,
-    min_pixels: opt.MinPixels = None,
-    max_pixels: opt.MaxPixels = None,
-    think: opt.Think = None,
-    flavour: opt.Flavour = None,
-    exact: opt.Exact = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    as_json: opt.Json = None,
-    quiet: opt.Quiet = None,
-    debug: opt.Debug = None,
-) -> None:
+) -> int:
     """Answer every row of a file, for hours if need be; the same command continues what was interrupted."""
-    flags: dict[str, Any] = dict(locals())
-    asked = Asked(**{name: flags.pop(name) for name in (entry.name for entry in fields(Asked))})
-    settings = load_settings({"json": flags.pop("as_json")} | flags)
-    with opt.early_ends(settings.debug):
-        code = report_alone(settings, asked) if asked.report_only else run(settings, asked)
-    if code:
-        raise typer.Exit(code)
+    values = locals()
+    asked = Asked(**{entry.name: values[entry.name] for entry in fields(Asked)})
+    return report_alone(settings, asked) if asked.report_only else run(settings, asked)
 
 
 def run(settings: Settings, asked: Asked) -> int:

@@ -21,7 +21,7 @@ from valley_cli.engine import open_engine
 from valley_cli.engine.base import Cost, Done, Engine, Media, Message, Request, Sampling, Stage
 from valley_cli.errors import UsageError
 from valley_cli.render import Renderer, StatusLine, size_text
-from valley_cli.settings import Settings, load_settings
+from valley_cli.settings import Settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 BATCHES = (4, 16)
@@ -48,24 +48,13 @@ class Figures:
 
 
 @app.command()
+@opt.with_settings(opt.pick("model", *opt.ENGINE, "json", "quiet", "verbose", "debug"))
 def bench(
+    settings: Settings,
     tokens: Tokens = 128,
-    model: opt.Model = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    as_json: opt.Json = None,
-    quiet: opt.Quiet = None,
-    verbose: opt.Verbose = None,
-    debug: opt.Debug = None,
 ) -> None:
     """Measure a model on this machine: first token, tokens and pictures per second, memory."""
-    flags = dict(locals())
-    del flags["tokens"]
-    settings = load_settings({"json": flags.pop("as_json")} | flags)
-    with opt.early_ends(settings.debug):
-        run(settings, tokens)
+    run(settings, tokens)
 
 
 def run(settings: Settings, tokens: int) -> None:

@@ -20,7 +20,7 @@ from valley_cli.engine import open_engine
 from valley_cli.engine.base import EngineOptions
 from valley_cli.errors import UsageError
 from valley_cli.render import Renderer, StatusLine
-from valley_cli.settings import Settings, load_settings, override
+from valley_cli.settings import Settings, override
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 CACHE_BYTES = 512_000_000  # of decoded pictures: each turn measures and sends all of them
@@ -33,46 +33,17 @@ Continue = Annotated[bool, typer.Option("--continue", "-c", help="Go on with the
 
 
 @app.command()
+@opt.with_settings(opt.ANSWER | opt.SCREEN)
 def chat(
+    settings: Settings,
     sources: Sources = None,
     resume: Continue = False,
-    model: opt.Model = None,
-    system: opt.System = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    stop: opt.Stop = None,
-    min_pixels: opt.MinPixels = None,
-    max_pixels: opt.MaxPixels = None,
-    think: opt.Think = None,
-    flavour: opt.Flavour = None,
-    exact: opt.Exact = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    preview: opt.Preview = None,
-    as_json: opt.Json = None,
-    stats: opt.Stats = None,
-    quiet: opt.Quiet = None,
-    verbose: opt.Verbose = None,
-    no_color: opt.NoColor = None,
-    debug: opt.Debug = None,
-) -> None:
+) -> int:
     """Talk with the model about pictures and clips; /help lists the commands.
 
     Without a terminal: a question a line on stdin, the answers on stdout.
     """
-    flags = dict(locals())
-    own = {name: flags.pop(name) for name in ("sources", "resume")}
-    settings = load_settings({"json": flags.pop("as_json")} | flags)
-    with opt.early_ends(settings.debug):
-        code = run(settings, **own)
-    if code:
-        raise typer.Exit(code)
+    return run(settings, sources, resume=resume)
 
 
 def run(settings: Settings, sources: list[str] | None, *, resume: bool) -> int:

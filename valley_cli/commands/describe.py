@@ -25,7 +25,7 @@ from valley_cli.engine.base import Engine, Event, Media, Request, Stage
 from valley_cli.errors import SourceError
 from valley_cli.inputs import expand_sources
 from valley_cli.render import Renderer, StatusLine, error_record, say
-from valley_cli.settings import Settings, load_settings
+from valley_cli.settings import Settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 ONE, SEVERAL = "Describe the given image.", "Describe the given images."
@@ -38,47 +38,18 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Sizes, tokens and memor
 
 
 @app.command()
+@opt.with_settings(opt.ANSWER | opt.SCREEN)
 def describe(
+    settings: Settings,
     sources: Sources,
     prompt: opt.Prompt = None,
     each: Each = False,
     dry_run: DryRun = False,
     output: opt.Output = None,
     force: opt.Force = False,
-    model: opt.Model = None,
-    system: opt.System = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    stop: opt.Stop = None,
-    min_pixels: opt.MinPixels = None,
-    max_pixels: opt.MaxPixels = None,
-    think: opt.Think = None,
-    flavour: opt.Flavour = None,
-    exact: opt.Exact = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    preview: opt.Preview = None,
-    as_json: opt.Json = None,
-    stats: opt.Stats = None,
-    quiet: opt.Quiet = None,
-    verbose: opt.Verbose = None,
-    no_color: opt.NoColor = None,
-    debug: opt.Debug = None,
-) -> None:
+) -> int:
     """Say what is in one or more pictures, or answer a question about them together."""
-    flags = dict(locals())
-    own = {name: flags.pop(name) for name in ("sources", "prompt", "each", "dry_run", "output", "force")}
-    settings = load_settings({"json": flags.pop("as_json")} | flags)
-    with opt.early_ends(settings.debug):
-        code = run(settings, **own)
-    if code:
-        raise typer.Exit(code)
+    return run(settings, sources, prompt, each=each, dry_run=dry_run, output=output, force=force)
 
 
 def run(

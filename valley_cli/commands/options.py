@@ -1,20 +1,22 @@
-"""What the commands share: option types, the texts of -p and -s, the file of -o, and how a command ends early.
+"""What the commands share: option types and what is made of them, the texts of -p and -s, how a command ends early.
 
 None means "not given": the settings decide."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from valley_cli.errors import SourceError, UsageError
+from valley_cli.settings import load_settings
 from valley_cli.text import printable
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A name, a hub id or a folder.", show_default="auto")]
@@ -57,6 +59,66 @@ Verbose = Annotated[
 ]
 Debug = Annotated[bool | None, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
 NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours.", show_default=False)]
+
+ENGINE: dict[str, Any] = {"device": Device, "dtype": Dtype, "revision": Revision, "offline": Offline}
+ANSWER: dict[str, Any] = {
+    "model": Model,
+    "system": System,
+    "max_new_tokens": MaxNewTokens,
+    "temperature": Temperature,
+    "top_p": TopP,
+    "top_k": TopK,
+    "repetition_penalty": RepetitionPenalty,
+    "seed": Seed,
+    "stop": Stop,
+    "min_pixels": MinPixels,
+    "max_pixels": MaxPixels,
+    "think": Think,
+    "flavour": Flavour,
+    "exact": Exact,
+    **ENGINE,
+}
+SCREEN: dict[str, Any] = {
+    "preview": Preview,
+    "json": Json,
+    "stats": Stats,
+    "quiet": Quiet,
+    "verbose": Verbose,
+    "no_color": NoColor,
+    "debug": Debug,
+}
+
+
+def pick(*names: str) -> dict[str, Any]:
+    """The shared options of these names."""
+    return {name: (ANSWER | SCREEN)[name] for name in names}
+
+
+def with_settings(shared: dict[str, Any]) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Add the options ``shared`` (name of a setting: type) to a command, which gets the merged ``Settings`` as its
+    first argument, and ends with what it returns as exit code."""
+
+    def decorate(body: Callable[..., int | None]) -> Callable[..., None]:
+        own = [*inspect.signature(body, eval_str=True).parameters.values()][1:]
+
+        def command(**values: Any) -> None:
+            settings = load_settings({name: values.pop(name) for name in shared})
+            with early_ends(settings.debug):
+                code = body(settings, **values)
+            if code:
+                raise typer.Exit(code)
+
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in shared.items()
+        ]
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__name__, command.__doc__ = body.__name__, body.__doc__
+        return command
+
+    return decorate
 
 
 def prompt_file(value: str | None) -> str | None:

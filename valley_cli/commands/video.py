@@ -27,7 +27,7 @@ from valley_cli.engine.base import Engine, EngineOptions, FrameSelection, Media,
 from valley_cli.inputs import expand_sources
 from valley_cli.moments import read_time
 from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
-from valley_cli.settings import Settings, load_settings
+from valley_cli.settings import Settings
 
 if TYPE_CHECKING:
     from valley_cli.media.video import Clip, Frame
@@ -68,7 +68,9 @@ class Outputs:
 
 
 @app.command()
+@opt.with_settings(opt.ANSWER | opt.SCREEN)
 def video(
+    settings: Settings,
     sources: Sources,
     prompt: opt.Prompt = None,
     frames: Frames = 8,
@@ -83,46 +85,14 @@ def video(
     dry_run: DryRun = False,
     output: opt.Output = None,
     force: opt.Force = False,
-    model: opt.Model = None,
-    system: opt.System = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    stop: opt.Stop = None,
-    min_pixels: opt.MinPixels = None,
-    max_pixels: opt.MaxPixels = None,
-    think: opt.Think = None,
-    flavour: opt.Flavour = None,
-    exact: opt.Exact = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = None,
-    preview: opt.Preview = None,
-    as_json: opt.Json = None,
-    stats: opt.Stats = None,
-    quiet: opt.Quiet = None,
-    verbose: opt.Verbose = None,
-    no_color: opt.NoColor = None,
-    debug: opt.Debug = None,
 ) -> None:
     """Say what happens in a clip, or answer a question about it. Its frames are looked at; sound is not heard.
 
     MP4, MOV, MKV, WebM, AVI, MPEG, animated GIF, WebP or PNG, or a folder of pictures. Several clips are looked at one
     after another. Without other wishes 8 frames are taken, from the first to the last, as the published models do.
     """
-    flags = dict(locals())
-    outputs = Outputs(*(flags.pop(name) for name in Outputs.__dataclass_fields__))
-    wanted = selection(
-        *(flags.pop(name) for name in ("frames", "fps", "max_frames", "start", "end", "at", "frame_rate"))
-    )
-    own = {name: flags.pop(name) for name in ("sources", "prompt")}
-    settings = load_settings({"json": flags.pop("as_json")} | flags)
-    with opt.early_ends(settings.debug):
-        run(settings, wanted, outputs, **own)
+    wanted = selection(frames, fps, max_frames, start, end, at, frame_rate)
+    run(settings, wanted, Outputs(output, contact_sheet, save_frames, force, dry_run), sources, prompt)
 
 
 def selection(
