@@ -1,10 +1,11 @@
-"""An exported folder, loaded back into the training code's own model."""
+"""An exported folder or a run's checkpoint, loaded back into the training code's own model."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -39,4 +40,12 @@ def load_exported(folder: Path) -> tuple[ValleyMini, Encoder]:
         )
     )
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
+    return model.eval(), Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+def load_run(folder: Path) -> tuple[ValleyMini, Encoder]:
+    """Model (the running mean of its weights, evaluation mode) and encoder of a run's folder."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    model = ValleyMini(ModelConfig(**state["config"]))
+    model.load_state_dict(state.get("mean", state["model"]))
     return model.eval(), Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")))

@@ -1,73 +1,38 @@
-"""Several pictures at once, frames of a clip, and talk without a picture."""
+"""Frames of clips in which one object moves, changes or stays."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 from training import phrases
 from training.phrases import ask
-from training.questions import NUMBERS, Question, brief, name, only, sentence, with_article
-from training.shapes import SHAPES
-from training.world import Scene, Thing, empty_scene, make_scene, pick_colour
+from training.questions import Question, name, sentence, with_article
+from training.scenes import empty_scene, make_thing
+from training.several import NARROWEST, SIDES
+from training.world import Dice, Scene, Thing, pick_colour
 
-SIDES = (112, 240)
 MOTIONS = ("right", "left", "down", "up", "colour", "grow", "shrink", "appear", "disappear", "still")
-WHICH = ("Which picture has {a_thing}?", "Which image shows {a_thing}?", "In which picture is {a_thing}?")
-WHAT_IN = ("What is in picture {number}?", "What is in image {number}?", "Describe picture {number}.")
-HOW_MANY = ("How many pictures are there?", "How many images are there?")
-TALK = (
-    (("Hello.", "Hi.", "Hello!", "Hi there."), "Hello. Show me a drawing and ask about it."),
-    (
-        ("Who are you?", "What are you?", "What is your name?"),
-        "I am valley-mini, a small model that knows simple drawings.",
-    ),
-    (
-        ("What can you do?", "Help.", "How can you help me?"),
-        "I can name colours, shapes, places and counts in simple drawings.",
-    ),
-    (("Thank you.", "Thanks.", "Thanks!"), "You are welcome."),
-    (
-        ("Describe the given image.", "What do you see?", "How many objects are there?", "What colour is it?"),
-        "There is no picture.",
-    ),
-)
+WAYS = ("right", "left", "down", "up")
+FRAMES = (4, 5, 6, 7, 8, 8, 8, 8, 8, 8, 8, 8, 10, 12, 16)
+LEAST_WAY = 0.45  # of the picture that a moving object crosses
 
 
-def several_pictures(rng: random.Random) -> tuple[list[Scene], list[Question]]:
-    """Two or three pictures of one or two large objects; the overall description comes first."""
-    scenes = [
-        make_scene(rng, rng.choice((1, 1, 2)), sizes=("large",), sides=SIDES) for _ in range(rng.choice((2, 2, 3)))
-    ]
-    overall = " ".join(f"Picture {i}: {brief(scene)}" for i, scene in enumerate(scenes, 1))
-    rest = [Question("pictures", ask(rng, HOW_MANY), sentence(NUMBERS[len(scenes)]))]
-    everything = tuple(thing for scene in scenes for thing in scene.things)
-    for number, scene in enumerate(scenes, 1):
-        rest.append(Question("what in", ask(rng, WHAT_IN, number=str(number)), brief(scene)))
-        thing = rng.choice(scene.things)
-        if only(everything, shape=thing.shape, colour=thing.colour):
-            words = thing.shape if only(everything, shape=thing.shape) else name(thing)
-            rest.append(Question("which", ask(rng, WHICH, a_thing=with_article(words)), f"Picture {number}."))
-    rng.shuffle(rest)
-    return scenes, [Question("describe several", ask(rng, phrases.DESCRIBE_SEVERAL), overall), *rest]
-
-
-def clip(rng: random.Random) -> tuple[list[Scene], list[Question]]:
-    """Frames of one object that moves, changes or stays; 8 frames as the program sends them, sometimes fewer."""
-    frames = rng.choice((4, 6, 8, 8, 8))
-    base = empty_scene(rng, SIDES)
+def clip(rng: Dice) -> tuple[list[Scene], list[Question]]:
+    """Frames of one object; mostly 8, as the program sends them."""
+    frames = rng.choice(FRAMES)
+    base = empty_scene(rng, SIDES, NARROWEST)
     motion = rng.choice(MOTIONS)
-    colour, rgb = pick_colour(rng, base.rgb)
-    later_colour, later_rgb = colour, rgb
-    while later_colour == colour:
+    radius = min(base.width, base.height) * rng.uniform(0.2, 0.36) / 2
+    thing = make_thing(rng, base, 0, 0, radius, "large")
+    later_colour, later_rgb = pick_colour(rng, base.rgb)
+    while later_colour == thing.colour:
         later_colour, later_rgb = pick_colour(rng, base.rgb)
-    radius = min(base.width, base.height) * rng.uniform(0.24, 0.34) / 2
-    thing = Thing(rng.choice(SHAPES), colour, "large", 0, 0, radius, rng.uniform(-0.2, 0.2), rgb, 4)
-    across, down, cut = rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8), rng.randint(1, frames - 1)
+    start = rng.uniform(0.03, 0.97 - LEAST_WAY)
+    path = (start, rng.uniform(start + LEAST_WAY, 0.97)) if rng.random() < 0.6 else (0.05, 0.95)
+    across, down, cut = rng.uniform(0.15, 0.85), rng.uniform(0.15, 0.85), rng.randint(1, frames - 1)
     scenes = []
     for number in range(frames):
-        progress = number / (frames - 1)
-        placed = _moved(thing, base, motion, progress, across, down)
+        placed = _moved(thing, base, motion, number / (frames - 1), (across, down), path)
         if motion == "colour" and number >= cut:
             placed = replace(placed, rgb=later_rgb, colour=later_colour)
         hidden = (motion == "appear" and number < cut) or (motion == "disappear" and number >= cut)
@@ -75,21 +40,23 @@ def clip(rng: random.Random) -> tuple[list[Scene], list[Question]]:
     return scenes, _clip_questions(rng, thing, motion, later_colour)
 
 
-def _moved(thing: Thing, base: Scene, motion: str, progress: float, across: float, down: float) -> Thing:
-    """The object at one moment: ``progress`` 0..1 through its motion."""
-    forth, back = 0.06 + 0.88 * progress, 0.94 - 0.88 * progress
-    across = {"right": forth, "left": back}.get(motion, across)
-    down = {"down": forth, "up": back}.get(motion, down)
+def _moved(
+    thing: Thing, base: Scene, motion: str, progress: float, place: tuple[float, float], path: tuple[float, float]
+) -> Thing:
+    """The object at one moment: ``progress`` 0..1 through its motion; ``path``: from where to where it moves."""
+    forth = path[0] + (path[1] - path[0]) * progress
+    across = {"right": forth, "left": 1 - forth}.get(motion, place[0])
+    down = {"down": forth, "up": 1 - forth}.get(motion, place[1])
     radius = thing.radius
     if motion in ("grow", "shrink"):
-        across = down = 0.5
-        radius = min(base.width, base.height) * (0.1 + 0.32 * (progress if motion == "grow" else 1 - progress))
+        across, down = 0.5 + (across - 0.5) * 0.3, 0.5 + (down - 0.5) * 0.3
+        radius = min(base.width, base.height) * (0.1 + 0.28 * (progress if motion == "grow" else 1 - progress))
     x = thing.radius + across * (base.width - 2 * thing.radius)
     y = thing.radius + down * (base.height - 2 * thing.radius)
     return replace(thing, x=x, y=y, radius=radius)
 
 
-def _clip_questions(rng: random.Random, thing: Thing, motion: str, later_colour: str) -> list[Question]:
+def _clip_questions(rng: Dice, thing: Thing, motion: str, later_colour: str) -> list[Question]:
     subject = with_article(name(thing))
     told = {
         "right": f"{subject} moves from left to right",
@@ -103,20 +70,20 @@ def _clip_questions(rng: random.Random, thing: Thing, motion: str, later_colour:
         "disappear": f"{subject} disappears",
         "still": f"{subject} stays still",
     }[motion]
+    if motion == "colour" and thing.shape == "arrow":
+        told = "an" + told.removeprefix("a")
     found = [Question("describe clip", ask(rng, phrases.DESCRIBE_CLIP), sentence(told))]
-    ways = ("right", "left", "down", "up")
-    if motion in ways:
-        found.append(Question("direction", f"Which way does the {thing.shape} move?", sentence(motion)))
-    found.append(Question("clip shape", "What shape is in the video?", sentence(with_article(thing.shape))))
+    handle = thing.shape if motion == "colour" or rng.random() < 0.6 else name(thing)
+    if motion in WAYS:
+        found.append(Question("direction", ask(rng, phrases.DIRECTION, thing=handle), sentence(motion)))
+    found.append(Question("clip change", ask(rng, phrases.CLIP_CHANGE, thing=handle), sentence(told)))
+    found.append(Question("clip shape", ask(rng, phrases.CLIP_SHAPE), sentence(with_article(thing.shape))))
     if motion == "colour":
         found.append(Question("clip colour", f"What colour is the {thing.shape} at the end?", sentence(later_colour)))
     else:
-        found.append(Question("clip colour", f"What colour is the {thing.shape}?", sentence(thing.colour)))
-    found.append(Question("moves", f"Does the {thing.shape} move?", "Yes." if motion in ways else "No."))
+        found.append(Question("clip colour", ask(rng, phrases.COLOUR_OF, thing=thing.shape), sentence(thing.colour)))
+    asked = ask(rng, phrases.MOVES, thing=handle)
+    says_yes = (motion in WAYS) != ("stay" in asked)
+    if "stay" not in asked or motion in (*WAYS, "still"):
+        found.append(Question("moves", asked, "Yes." if says_yes else "No."))
     return found
-
-
-def talk(rng: random.Random) -> list[Question]:
-    """A request without a picture."""
-    asked, answer = rng.choice(TALK)
-    return [Question("talk", ask(rng, asked), answer)]

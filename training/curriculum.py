@@ -69,12 +69,12 @@ FIRST = Curriculum(
         Stage(
             "everything",
             0.24,
-            Mix(several=0.08, clips=0.08, talk=0.01, text=0.1, turns=0.1, describe=0.55, focus=0.45, kinds=BY_SHAPE),
+            Mix(several=0.08, clips=0.08, talk=0.01, text=0.1, conversations=0.1, describe=0.55, focus=0.45, kinds=BY_SHAPE),
         ),
         Stage(
             "slowest",
             0.24,
-            Mix(several=0.24, clips=0.16, talk=0.015, text=0.06, turns=0.1, describe=0.5, focus=0.4, kinds=SLOWEST),
+            Mix(several=0.24, clips=0.16, talk=0.015, text=0.06, conversations=0.1, describe=0.5, focus=0.4, kinds=SLOWEST),
         ),
     ),
     falls_from=0.08,
@@ -102,7 +102,7 @@ MORE = Curriculum(
                 clips=0.16,
                 talk=0.015,
                 text=0.45,
-                turns=0.08,
+                conversations=0.08,
                 describe=0.6,
                 focus=0.35,
                 kinds=SLOWEST,
@@ -116,4 +116,33 @@ MORE = Curriculum(
     no_character=0.03,
 )
 
-CURRICULA = {"first": FIRST, "more": MORE}
+WEAK = ("side", "is it beside", "beside", "exists", "absent", "count", "count shape", "count colour", "what at")
+BROAD = Curriculum(
+    (
+        Stage(
+            "broad",
+            1.0,
+            Mix(
+                several=0.08,
+                changed=0.04,
+                clips=0.09,
+                conversations=0.08,
+                photographs=0.02,
+                talk=0.005,
+                text=0.4,
+                describe=0.7,
+                branches=8,
+                focus=0.35,
+                kinds=WEAK,
+                rounds=2,
+                alike=0.15,
+            ),
+        ),
+    ),
+    peak=0.5,
+    falls_from=0.25,
+    dense_fades_at=0.9,
+    no_character=0.03,
+)
+
+CURRICULA = {"first": FIRST, "more": MORE, "broad": BROAD}

@@ -1,7 +1,11 @@
-"""The fonts that are there: Pillow's own, and DejaVu where it is installed."""
+"""The fonts that are there: Pillow's own, DejaVu where it is installed, and those that ``training/fetch.sh`` fetched.
+
+``HELD_OUT`` families are never trained on; the shifted questions are written in them.
+"""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -16,14 +20,20 @@ DEJAVU_FILES = (
     "DejaVuSansCondensed-Bold.ttf",
     "DejaVuSerif-Bold.ttf",
 )
+FETCHED = Path(__file__).parent.parent / "runs" / "resources" / "fonts"
+HELD_OUT = ("OpenSans", "Carlito", "LiberationSerif", "Hack", "ComicNeue", "Roboto")
+UNUSUAL = re.compile("Italic|Oblique|Thin|Hairline|Light|Script|Style|Cardoi|Cond", re.IGNORECASE)
 AnyFont = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @cache
-def names() -> tuple[str, ...]:
-    """Every usable font: "bundled" and the paths of the DejaVu files found."""
-    found = [str(folder / name) for folder in DEJAVU_FOLDERS for name in DEJAVU_FILES if (folder / name).is_file()]
-    return (BUNDLED, *found)
+def names(held_out: bool = False) -> tuple[str, ...]:
+    """Fonts to train with, or those held out: "bundled" and paths. Slanted and hair-thin ones are left out."""
+    fetched = [path for path in sorted(FETCHED.glob("*.[ot]tf")) if not UNUSUAL.search(path.stem)]
+    if held_out:
+        return tuple(str(path) for path in fetched if path.stem.startswith(HELD_OUT)) or (BUNDLED,)
+    dejavu = [str(folder / name) for folder in DEJAVU_FOLDERS for name in DEJAVU_FILES if (folder / name).is_file()]
+    return (BUNDLED, *dejavu, *(str(path) for path in fetched if not path.stem.startswith(HELD_OUT)))
 
 
 @cache

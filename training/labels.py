@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.draw import Drawing
 from training.shapes import SHAPES
-from training.world import BACKGROUNDS, CHARACTERS, COLOURS, SIZES, STYLES, Drawing, Scene
+from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, Scene
 
 SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
 MAX_GRID = 6
@@ -20,7 +21,8 @@ CLASSES = {  # label -> number of classes; 0 means "none" except for row and col
     "size": 1 + len(SIZES),
     "left character": 1 + len(CHARACTERS),
     "right character": 1 + len(CHARACTERS),
-    "background": 1 + len(BACKGROUNDS) * len(STYLES),
+    "background": 1 + len(BACKGROUNDS),
+    "style": 2 + len(STYLES),
     "cell": 10,
     "row": MAX_GRID,
     "column": MAX_GRID,
@@ -39,6 +41,9 @@ class PictureLabels:
     classes: torch.Tensor
     offsets: torch.Tensor
     mask: torch.Tensor
+
+    def to(self, device: torch.device) -> PictureLabels:
+        return PictureLabels(self.classes.to(device), self.offsets.to(device), self.mask.to(device))
 
     @staticmethod
     def concatenate(parts: list[PictureLabels]) -> PictureLabels:
@@ -70,8 +75,10 @@ def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
     column = {name: number for number, name in enumerate(NAMES)}
     rows, columns = np.divmod(np.arange(tokens), grid)
     classes[:, column["row"]], classes[:, column["column"]] = rows, columns
-    ground = 1 + tuple(BACKGROUNDS).index(scene.background) * len(STYLES) + STYLES.index(scene.style)
-    classes[:, column["background"]] = np.where((owners == 255).mean(1) > 0.5, 0, ground)
+    outside = (owners == 255).mean(1) > 0.5
+    ground = 1 + tuple(BACKGROUNDS).index(scene.background) if scene.background else 0
+    classes[:, column["background"]] = np.where(outside, 0, ground)
+    classes[:, column["style"]] = np.where(outside, 0, 1 + (*STYLES, PHOTOGRAPH).index(scene.style))
     covered = np.full(tokens, 1)  # an object must cover at least 2 of the 16 points
     for number, thing in enumerate(scene.things, 1):
         points = (owners == number).sum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from training import world
 from training.curriculum import Curriculum, Stage
 from training.data import Batch, collate, random_sample
 from training.dense import DenseHeads
+from training.labels import CLASSES
 from training.measure import answer_logits, quick_scores
 from training.model import ModelConfig, ValleyMini
 from training.optim import make_optimizers, set_lr
@@ -26,7 +28,14 @@ from training.tokenizer import Encoder
 MUON_LR, ADAM_LR = 0.02, 2e-3
 MAX_GRADIENT = 2.0
 LOG_EVERY_STEPS = 25
-SAVE_EVERY_S, SCORE_EVERY_S = 150, 360
+SCORED = 120  # held-out pictures of the quick scores
+SAVE_EVERY_S, SCORE_EVERY_S = 150, 420
+TOGETHER = 6  # samples that go through the model at once
+MEAN_DECAY = 0.99  # of the running mean of the weights, per step
+WORLD_2_CLASSES = {  # of the dense labels, for runs that start from the weights of world version 2
+    **{"shape": 9, "colour": 12, "size": 3, "left character": 37, "right character": 37, "background": 19},
+    **{"cell": 10, "row": 6, "column": 6},
+}
 MAX_COUNTED_STEP_S = 60.0  # a longer step (the machine slept) does not use up the run's time
 
 
@@ -41,6 +50,7 @@ class Job:
     rank: int
     world_size: int
     curriculum: Curriculum
+    device: str = "cpu"
 
 
 class Trainer:
@@ -50,8 +60,10 @@ class Trainer:
         torch.manual_seed(job.seed)
         self.job = job
         self.encoder = Encoder.load(job.out / "tokenizer.json")
-        self.model = ValleyMini(ModelConfig(vocab_size=self.encoder.tokenizer.get_vocab_size()))
-        self.heads = DenseHeads(self.model.config.hidden_size, job.curriculum.no_character)
+        self.device = torch.device(job.device)
+        self.model = ValleyMini(ModelConfig(vocab_size=self.encoder.tokenizer.get_vocab_size())).to(self.device)
+        self.heads = DenseHeads(self.model.config.hidden_size, job.curriculum.no_character).to(self.device)
+        self.mean = deepcopy(self.model)
         self.optimizers = make_optimizers([self.model, self.heads], MUON_LR, ADAM_LR)
         self.parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.step, self.phase_start, self.elapsed_s, self.was_dense_only = 0, 0, 0.0, True
@@ -64,21 +76,25 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
+            "mean": self.mean.state_dict(),
             "heads": self.heads.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "config": self.model.config.as_dict(),
             "progress": (self.step, self.phase_start, self.elapsed_s, self.was_dense_only),
             "world": world.VERSION,
+            "classes": dict(CLASSES),
             "seed": self.job.seed,
         }
 
     def restore(self, path: Path, weights_only: bool) -> None:
         """Continue from a checkpoint; ``weights_only``: a new run that starts from its weights."""
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        self.model.load_state_dict(state["mean" if weights_only and "mean" in state else "model"])
+        self.mean.load_state_dict(state.get("mean", state["model"]))
         if weights_only:
+            self.heads.carry(state["heads"], state.get("classes", WORLD_2_CLASSES))
             return
+        self.heads.load_state_dict(state["heads"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.phase_start, self.elapsed_s, self.was_dense_only = state["progress"]
@@ -97,15 +113,21 @@ class Trainer:
 
     # -- one step ------------------------------------------------------------------------------------------
 
-    def next_batch(self, stage: Stage) -> Batch:
-        """The batch of this step and rank: a function of the seed, the step and the rank only."""
+    def next_batches(self, stage: Stage) -> list[Batch]:
+        """The samples of this step and rank, those of about one length together, so that little is padded.
+
+        A function of the seed, the step and the rank only.
+        """
         first = (self.job.seed << 40) + (self.step * self.job.world_size + self.job.rank) * self.job.batch
         rngs = [world.rng_for("train", first + number) for number in range(self.job.batch)]
-        return collate([random_sample(self.encoder, rng, stage.mix) for rng in rngs], self.encoder.pad_id)
+        samples = [random_sample(self.encoder, rng, stage.mix) for rng in rngs]
+        samples.sort(key=lambda sample: len(sample.row.ids))
+        parts = [samples[start : start + TOGETHER] for start in range(0, len(samples), TOGETHER)]
+        return [collate(part, self.encoder.pad_id).to(self.device) for part in parts]
 
     def loss(self, batch: Batch, stage: Stage, progress: float) -> Tensor:
         """Dense labels alone, or answers with dense labels beside them."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             towers = [self.model.see(group.patches_NPD).flatten(0, 1) for group in batch.pictures]
             dense = [self.heads.tower(t, group.labels) for t, group in zip(towers, batch.pictures, strict=True)]
             if not stage.dense_only:
@@ -124,6 +146,8 @@ class Trainer:
         return answers + beside * (self._total(dense, "see") + self._total(placed, "place"))
 
     def _total(self, parts: list[tuple[Tensor, dict[str, float]]], prefix: str) -> Tensor:
+        if not parts:
+            return torch.zeros((), device=self.device)
         for name, value in parts[0][1].items():
             self._note(f"{prefix} {name}", value)
         return torch.stack([loss for loss, _ in parts]).mean()
@@ -154,8 +178,9 @@ class Trainer:
         if stage.dense_only != self.was_dense_only:
             self.phase_start, self.was_dense_only = self.step, stage.dense_only
         set_lr(self.optimizers, self.job.curriculum.lr_factor(progress, self.step - self.phase_start))
-        loss = self.loss(self.next_batch(stage), stage, progress)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for batch in self.next_batches(stage):
+            share = len(batch.samples) / self.job.batch
+            (share * self.loss(batch, stage, progress)).backward()  # type: ignore[no-untyped-call]
         now = time.monotonic()
         self.elapsed_s += self.average_gradients(min(now - self.last_step, MAX_COUNTED_STEP_S))
         self.last_step = now
@@ -164,6 +189,9 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        with torch.no_grad():
+            for kept, parameter in zip(self.mean.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(parameter, 1 - MEAN_DECAY)
         if self.step % LOG_EVERY_STEPS == 0:
             means = " ".join(f"{name}={self.sums[name] / self.counts[name]:.3f}" for name in self.sums)
             seen = self.step * self.job.batch * self.job.world_size
@@ -180,7 +208,7 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
             if self.job.rank == 0 and time.monotonic() - scored > SCORE_EVERY_S and not self.was_dense_only:
-                scores = quick_scores(self.model, self.encoder)
+                scores = quick_scores(self.mean, self.encoder, SCORED)
                 self.log("SCORES", " ".join(f"{kind}={value:.2f}" for kind, value in scores.items()))
                 scored = time.monotonic()
         if self.job.rank == 0:

@@ -7,11 +7,12 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from training import clips, questions, world
-from training.data import Batch, Sample, collate, make_sample
+from training import clips, photographs, questions, several, talk, world
+from training.data import Batch, Sample, Task, collate, make_sample
 from training.dense import PROBE
 from training.model import ValleyMini
 from training.rows import IGNORE
+from training.scenes import make_scene
 from training.tokenizer import Encoder
 
 FIRST_INDEX = 1_000_000  # held-out pictures of these scores; the reported scores use others
@@ -38,36 +39,41 @@ def right_answers(model: ValleyMini, batch: Batch) -> list[tuple[str, bool]]:
     found = []
     for b, sample in enumerate(batch.samples):
         for number, question in enumerate(sample.asked, 1):
-            of_branch = batch.branch_BL[b, 1:] == number
-            found.append((question.kind, bool(right[b][of_branch].all())))
+            of_answer = batch.answer_BL[b, 1:] == number
+            found.append((question.kind, bool(right[b][of_answer].all())))
     return found
 
 
-def held_out_samples(encoder: Encoder, count: int) -> list[Sample]:
-    """``count`` single pictures without text, and a fifth as many of each other kind."""
-    samples = []
+def held_out_samples(encoder: Encoder, count: int, split: str = "held-out") -> list[Sample]:
+    """``count`` single pictures without text, half as many with text, a third as many of each other kind."""
+    tasks = []
     for number in range(count):
-        rng = world.rng_for("held-out", FIRST_INDEX + number)
-        scene = world.make_scene(rng)
-        asked = questions.choose(rng, questions.ask_all(rng, scene), MAX_BRANCHES, 1.0)
-        samples.append(make_sample(encoder, [scene], asked))
-        if number % 5 == 0:
-            scene = world.make_scene(rng, with_text=1.0)
-            asked = [q for q in questions.ask_all(rng, scene) if q.kind == "read"]
-            samples.append(make_sample(encoder, [scene], asked))
-            samples += [make_sample(encoder, *make(rng)) for make in (clips.several_pictures, clips.clip)]
-    return samples
+        rng = world.rng_for(split, FIRST_INDEX + number)
+        scene = make_scene(rng)
+        tasks.append(Task([scene], questions.choose(rng, questions.ask_all(rng, scene), MAX_BRANCHES, 1.0)))
+        if number % 2 == 0:
+            scene = make_scene(rng, with_text=1.0)
+            tasks.append(Task([scene], [q for q in questions.ask_all(rng, scene) if q.kind == "read"]))
+        if number % 3 == 0:
+            makers = (several.several_pictures, several.changed_pictures, clips.clip, photographs.photograph)
+            tasks += [Task(*make(rng)) for make in makers]
+            said = talk.conversation(rng)
+            tasks.append(Task(said.scenes, said.asked, said.attached))
+    return [make_sample(encoder, task) for task in tasks]
 
 
 @torch.no_grad()
-def quick_scores(model: ValleyMini, encoder: Encoder, count: int = 100) -> dict[str, float]:
+def quick_scores(
+    model: ValleyMini, encoder: Encoder, count: int = 100, split: str = "held-out"
+) -> dict[str, float]:
     """Share of exactly right answers by kind."""
     model.eval()
     results: dict[str, list[bool]] = defaultdict(list)
-    samples = held_out_samples(encoder, count)
-    with torch.autocast("cpu", torch.bfloat16):
+    samples = held_out_samples(encoder, count, split)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
         for start in range(0, len(samples), 20):
-            for kind, right in right_answers(model, collate(samples[start : start + 20], encoder.pad_id)):
+            for kind, right in right_answers(model, collate(samples[start : start + 20], encoder.pad_id).to(device)):
                 results[kind].append(right)
     model.train()
     return {kind: sum(found) / len(found) for kind, found in sorted(results.items())}

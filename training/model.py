@@ -126,7 +126,7 @@ class VisionTower(nn.Module):
         self.merger = Merger(config)
 
     def forward(self, patches_NPD: Tensor) -> Tensor:
-        cos, sin = vision_rotary(patches_NPD.shape[1], self.head_dim)
+        cos, sin = (t.to(patches_NPD.device) for t in vision_rotary(patches_NPD.shape[1], self.head_dim))
         x = self.patch_embed(patches_NPD)
         for block in self.blocks:
             x = block(x, cos, sin)
@@ -191,7 +191,7 @@ class ValleyModel(nn.Module):
     def forward(self, x_BLH: Tensor, position_BL: Tensor, visible_BLL: Tensor, probe: int) -> tuple[Tensor, Tensor]:
         angle = (position_BL[:, None, :, None] * self.frequency).repeat(1, 1, 1, 2)  # B, 1, L, D
         cos, sin = angle.cos(), angle.sin()
-        mask = torch.zeros(visible_BLL.shape, dtype=x_BLH.dtype).masked_fill(~visible_BLL, -1e9)[:, None]
+        mask = torch.zeros_like(visible_BLL, dtype=x_BLH.dtype).masked_fill(~visible_BLL, -1e9)[:, None]
         probed = x_BLH
         for number, layer in enumerate(self.layers, 1):
             x_BLH = layer(x_BLH, cos, sin, mask)

@@ -1,107 +1,426 @@
-"""The many ways to ask for the same thing. ``{thing}`` and the like are filled in by the questions."""
+"""The many ways to ask for the same thing. ``{thing}`` and the like are filled in by the questions.
+
+Each ``Forms`` also holds phrasings that are never trained on, for the shifted questions.
+"""
 
 from __future__ import annotations
 
-import random
+from dataclasses import dataclass
 
-DESCRIBE = (
-    "Describe the given image.",
-    "Describe the image.",
-    "Describe this image.",
-    "Describe the picture.",
-    "Describe this picture.",
-    "Describe the given picture.",
-    "Please describe the image.",
-    "Please describe the picture.",
-    "What is in the image?",
-    "What is in the picture?",
-    "What is in this picture?",
-    "What's in the picture?",
-    "What do you see?",
-    "What can you see?",
-    "What do you see in the image?",
-    "What does the picture show?",
-    "What is shown?",
-    "Tell me what is in the picture.",
-    "Describe what you see.",
-    "Give a description of the image.",
+from training.world import Dice
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Phrasings of one question: those to train with, and those held out."""
+
+    trained: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def forms(trained: str, held_out: str) -> Forms:
+    """One phrasing a line."""
+    lines = [tuple(line.strip() for line in text.splitlines() if line.strip()) for text in (trained, held_out)]
+    return Forms(*lines)
+
+
+DESCRIBE = forms(
+    """Describe the given image.
+    Describe the given image.
+    Describe the image.
+    Describe this image.
+    Describe the picture.
+    Describe this picture.
+    Describe the given picture.
+    Please describe the image.
+    Please describe the picture.
+    What is in the image?
+    What is in the picture?
+    What is in this picture?
+    What's in the picture?
+    What do you see?
+    What can you see?
+    What do you see in the image?
+    What do you see here?
+    What does the picture show?
+    What does this image show?
+    What is shown?
+    What is shown here?
+    Tell me what is in the picture.
+    Tell me what you see.
+    Describe what you see.
+    Describe it.
+    Give a description of the image.
+    Write a description of the picture.
+    What is this?
+    Say what is in the picture.""",
+    """Can you describe this image?
+    What is shown in the picture?
+    Describe what is in the image.
+    What can you see in this picture?
+    Give me a description of this picture.""",
 )
-DESCRIBE_SEVERAL = (
-    "Describe the given images.",
-    "Describe the images.",
-    "Describe these pictures.",
-    "Describe the pictures.",
-    "What is in the images?",
-    "What do the pictures show?",
+DESCRIBE_SEVERAL = forms(
+    """Describe the given images.
+    Describe the given images.
+    Describe the images.
+    Describe these pictures.
+    Describe the pictures.
+    Describe all pictures.
+    What is in the images?
+    What is in the pictures?
+    What do the pictures show?
+    What do you see in the pictures?""",
+    """Describe these images.
+    What do the images show?
+    What do you see in these images?""",
 )
-DESCRIBE_CLIP = (
-    "Describe the given video.",
-    "Describe the video.",
-    "Describe this clip.",
-    "What happens in the video?",
-    "What happens in the clip?",
-    "What happens?",
+DESCRIBE_CLIP = forms(
+    """Describe the given video.
+    Describe the given video.
+    Describe the video.
+    Describe this video.
+    Describe this clip.
+    Describe the clip.
+    What happens in the video?
+    What happens in the clip?
+    What happens?
+    What happens here?
+    What is happening?
+    What is happening in the video?
+    What do you see in the video?
+    Tell me what happens.""",
+    """What happens in this video?
+    Describe what happens.
+    What is happening in the clip?
+    Please describe the video.""",
 )
-COUNT = (
-    "How many objects are there?",
-    "How many shapes are there?",
-    "How many things are there?",
-    "How many objects are in the picture?",
-    "How many shapes are in the image?",
-    "How many objects do you see?",
-    "Count the objects.",
-    "Count the shapes.",
+COUNT = forms(
+    """How many objects are there?
+    How many shapes are there?
+    How many things are there?
+    How many objects are in the picture?
+    How many shapes are in the image?
+    How many things are in the picture?
+    How many objects do you see?
+    How many shapes can you see?
+    How many objects does the picture show?
+    Count the objects.
+    Count the shapes.
+    Count the shapes in the picture.
+    What is the number of objects?
+    Tell me how many objects there are.""",
+    """How many shapes do you see?
+    How many objects are there in total?
+    Can you count the objects?
+    How many things can you see?""",
 )
-COLOUR_OF = ("What colour is the {thing}?", "What is the colour of the {thing}?", "Which colour is the {thing}?")
-COLOUR_ONLY = ("What colour is it?", "What colour is the object?", "What colour is the shape?", "Name the colour.")
-SHAPE_OF = (
-    "What shape is {colour}?",
-    "Which shape is {colour}?",
-    "What is {colour}?",
-    "What shape is the {colour} object?",
+COLOUR_OF = forms(
+    """What colour is the {thing}?
+    What colour is the {thing}?
+    What is the colour of the {thing}?
+    Which colour is the {thing}?
+    Which colour does the {thing} have?
+    What colour does the {thing} have?
+    What colour is the {thing} in the picture?
+    Name the colour of the {thing}.
+    Tell me the colour of the {thing}.
+    The {thing} has which colour?""",
+    """Can you tell me the colour of the {thing}?
+    In which colour is the {thing}?
+    What is the {thing}'s colour?
+    The {thing} is what colour?""",
 )
-SHAPE_ONLY = (
-    "What shape is it?",
-    "What shape is the object?",
-    "Which shape is it?",
-    "What shape is this?",
-    "Name the shape.",
+COLOUR_ONLY = forms(
+    """What colour is it?
+    What colour is the object?
+    What colour is the shape?
+    What colour is this?
+    What is its colour?
+    Which colour is it?
+    Which colour does the object have?
+    What is the colour of the object?
+    Name the colour.""",
+    """What is the colour of the shape?
+    Which colour is the shape?
+    Name the colour of the object.""",
 )
-WHERE = ("Where is the {thing}?", "At which place is the {thing}?", "Where is the {thing} in the picture?")
-WHERE_ONLY = ("Where is it?", "Where is the object?", "Where is the shape?")
-SIZE_OF = ("Is the {thing} small or large?", "What size is the {thing}?", "How big is the {thing}?")
-WHAT_AT = ("What is at the {place}?", "What do you see at the {place}?", "Which object is at the {place}?")
-BACKGROUND = (
-    "What colour is the background?",
-    "What is the background colour?",
-    "Which colour is the background?",
-    "What is the colour of the background?",
+SHAPE_OF = forms(
+    """What shape is {colour}?
+    Which shape is {colour}?
+    Which object is {colour}?
+    What is {colour}?
+    What shape is the {colour} object?
+    What shape is the {colour} thing?
+    What is the {colour} object?
+    What shape does the {colour} object have?
+    Name the {colour} shape.""",
+    """Which shape does the {colour} object have?
+    What is the shape of the {colour} object?
+    What is the {colour} thing?""",
 )
-STYLE = ("Is the background plain, gradient or noisy?", "What style is the background?")
-EXISTS = ("Is there {a_thing}?", "Is there {a_thing} in the picture?", "Do you see {a_thing}?")
-COUNT_SHAPE = ("How many {things} are there?", "How many {things} do you see?", "Count the {things}.")
-COUNT_COLOUR = (
-    "How many {colour} objects are there?",
-    "How many objects are {colour}?",
-    "How many {colour} shapes are there?",
+SHAPE_ONLY = forms(
+    """What shape is it?
+    What shape is the object?
+    Which shape is it?
+    What shape is this?
+    Which shape is this?
+    What shape does it have?
+    What is its shape?
+    What shape do you see?
+    Name the shape.""",
+    """Which shape do you see?
+    What shape does the object have?
+    Which shape is the object?""",
 )
-SHAPES = ("What shapes are there?", "Which shapes do you see?", "List the shapes.")
-COLOURS = ("What colours are the objects?", "Which colours do the objects have?", "List the colours of the objects.")
-SIDE = ("What is {side} the {thing}?", "Which object is {side} the {thing}?")
-READ = (
-    "Read the text.",
-    "What does the text say?",
-    "What is written in the image?",
-    "What is written in the picture?",
-    "What does it say?",
-    "Which word is written?",
+WHERE = forms(
+    """Where is the {thing}?
+    Where is the {thing}?
+    At which place is the {thing}?
+    Where is the {thing} in the picture?
+    Where in the picture is the {thing}?
+    Where do you see the {thing}?
+    Tell me where the {thing} is.""",
+    """Where can you see the {thing}?
+    Where is the {thing} in the image?
+    In the picture, where is the {thing}?""",
+)
+WHERE_ONLY = forms(
+    """Where is it?
+    Where is the object?
+    Where is the shape?
+    Where in the picture is it?
+    At which place is it?""",
+    """Where do you see it?
+    Where is the object in the picture?""",
+)
+SIZE_OF = forms(
+    """Is the {thing} small or large?
+    Is the {thing} large or small?
+    What size is the {thing}?
+    What size does the {thing} have?
+    How big is the {thing}?
+    How large is the {thing}?""",
+    """What is the size of the {thing}?
+    Is the {thing} big or small?""",
+)
+WHAT_AT = forms(
+    """What is at the {place}?
+    What is at the {place} of the picture?
+    What do you see at the {place}?
+    Which object is at the {place}?
+    What can you see at the {place}?""",
+    """At the {place}, what is there?
+    What object is at the {place}?""",
+)
+BACKGROUND = forms(
+    """What colour is the background?
+    What is the background colour?
+    What colour is behind the objects?
+    Which colour is the background?
+    Which colour does the background have?
+    What is the colour of the background?
+    Name the colour of the background.""",
+    """What colour does the background have?
+    Tell me the background colour.""",
+)
+STYLE = forms(
+    """Is the background plain, gradient, noisy or textured?
+    What style is the background?
+    What style does the background have?
+    What kind of background is it?""",
+    """Which style is the background?
+    What is the style of the background?""",
+)
+EXISTS = forms(
+    """Is there {a_thing}?
+    Is there {a_thing}?
+    Is there {a_thing} in the picture?
+    Is there {a_thing} in the image?
+    Is there {a_thing} here?
+    Do you see {a_thing}?
+    Can you see {a_thing}?
+    Can you find {a_thing}?
+    Does the picture show {a_thing}?
+    Does it show {a_thing}?
+    Is {a_thing} in the picture?
+    Is {a_thing} there?""",
+    """Does the image show {a_thing}?
+    Can you see {a_thing} in the picture?
+    Do you see {a_thing} here?
+    Is {a_thing} in the image?""",
+)
+COUNT_SHAPE = forms(
+    """How many {things} are there?
+    How many {things} are there?
+    How many {things} do you see?
+    How many {things} can you see?
+    How many {things} are in the picture?
+    How many objects are {things}?
+    Count the {things}.
+    What is the number of {things}?""",
+    """How many {things} are there in the image?
+    Can you count the {things}?
+    How many {things} does the picture show?""",
+)
+COUNT_COLOUR = forms(
+    """How many {colour} objects are there?
+    How many objects are {colour}?
+    How many {colour} shapes are there?
+    How many {colour} things do you see?
+    How many of the objects are {colour}?
+    Count the {colour} objects.""",
+    """How many {colour} objects do you see?
+    How many shapes are {colour}?""",
+)
+SHAPES = forms(
+    """What shapes are there?
+    Which shapes do you see?
+    Which shapes are there?
+    What shapes are in the picture?
+    List the shapes.""",
+    """Which shapes are in the picture?
+    What shapes do you see?""",
+)
+COLOURS = forms(
+    """What colours are the objects?
+    Which colours do the objects have?
+    Which colours are the objects?
+    What are the colours of the objects?
+    List the colours of the objects.""",
+    """What colours do the objects have?
+    Name the colours of the objects.""",
+)
+SIDE = forms(
+    """What is {side} the {thing}?
+    Which object is {side} the {thing}?
+    What do you see {side} the {thing}?
+    What object is {side} the {thing}?
+    Name the object {side} the {thing}.""",
+    """What can you see {side} the {thing}?
+    Which thing is {side} the {thing}?""",
+)
+SIDE_CHOICE = forms(
+    """Is the {thing} {one} or {other} the {mark}?
+    Is the {thing} {other} or {one} the {mark}?
+    Is the {thing} {one} the {mark} or {other} it?""",
+    """Do you see the {thing} {one} or {other} the {mark}?
+    Tell me: is the {thing} {one} or {other} the {mark}?""",
+)
+SIDE_CHECK = forms(
+    """Is the {thing} {side} the {mark}?
+    Is the {thing} {side} the {mark} in the picture?
+    Do you see the {thing} {side} the {mark}?""",
+    """Can you see the {thing} {side} the {mark}?
+    In the picture, is the {thing} {side} the {mark}?""",
+)
+READ = forms(
+    """Read the text.
+    Read the text.
+    Read it.
+    Read the word.
+    Read what is written.
+    What does the text say?
+    What text is in the picture?
+    What is written in the image?
+    What is written in the picture?
+    What is written here?
+    What does it say?
+    Which word is written?
+    What is the text?""",
+    """Please read the text.
+    What text do you see?
+    Which text is written in the picture?
+    What does the text in the image say?""",
+)
+WHICH = forms(
+    """Which picture has {a_thing}?
+    Which picture shows {a_thing}?
+    Which image has {a_thing}?
+    Which image shows {a_thing}?
+    In which picture is {a_thing}?
+    In which image is {a_thing}?
+    In which picture do you see {a_thing}?
+    Where is {a_thing}?""",
+    """In which picture can you see {a_thing}?
+    Which of the pictures has {a_thing}?
+    In which image do you see {a_thing}?""",
+)
+WHAT_IN = forms(
+    """What is in picture {number}?
+    What is in image {number}?
+    What do you see in picture {number}?
+    What does picture {number} show?
+    Describe picture {number}.
+    Describe image {number}.""",
+    """What does image {number} show?
+    What can you see in picture {number}?""",
+)
+HOW_MANY = forms(
+    """How many pictures are there?
+    How many images are there?
+    How many pictures do you see?""",
+    """How many images do you see?""",
+)
+CHANGED = forms(
+    """What changed?
+    What has changed?
+    What is different?
+    What differs?
+    What is the difference?
+    What changed between the pictures?
+    What is the difference between the pictures?
+    What is new in picture 2?""",
+    """What has changed between the pictures?
+    What is different in picture 2?
+    Tell me what changed.""",
+)
+DIRECTION = forms(
+    """Which way does the {thing} move?
+    Which way does the {thing} go?
+    Where does the {thing} move?
+    In which direction does the {thing} move?
+    Which direction does the {thing} move?
+    Does the {thing} move left, right, up or down?
+    Which way does it move?
+    Where does it go?""",
+    """In which direction does the {thing} go?
+    Where does the {thing} go?
+    Which way is the {thing} moving?""",
+)
+MOVES = forms(
+    """Does the {thing} move?
+    Does it move?
+    Is the {thing} moving?
+    Does the {thing} stay in its place?""",
+    """Is it moving?
+    Do you see the {thing} move?""",
+)
+CLIP_CHANGE = forms(
+    """What changes?
+    How does the {thing} change?
+    What changes in the video?
+    What happens to the {thing}?
+    What does the {thing} do?""",
+    """What happens to the {thing} in the video?
+    What changes in this clip?""",
+)
+CLIP_SHAPE = forms(
+    """What shape is in the video?
+    Which shape is in the clip?
+    What shape do you see?
+    Which shape moves or changes?
+    What object is in the video?""",
+    """Which shape is in the video?
+    What shape is in this clip?""",
 )
 SPELLINGS = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
+OPENINGS = ("Please: ", "Tell me: ", "Look at the picture. ", "Now: ", "Look: ", "Question: ")
 
 
-def ask(rng: random.Random, forms: tuple[str, ...], **parts: str) -> str:
-    """One of ``forms``, filled in; now and then in American spelling, lower case or without its full stop."""
-    question = rng.choice(forms).format(**parts)
+def ask(rng: Dice, asked: Forms, **parts: str) -> str:
+    """A phrasing, filled in; now and then in American spelling, lower case, without its full stop or with an opening."""
+    question = rng.choice(asked.held_out if rng.shifted else asked.trained).format(**parts)
     if rng.random() < 0.3:
         for british, american in SPELLINGS:
             question = question.replace(british, american)
@@ -109,4 +428,6 @@ def ask(rng: random.Random, forms: tuple[str, ...], **parts: str) -> str:
         question = question[0].lower() + question[1:]
     if rng.random() < 0.12:
         question = question.rstrip(".?")
+    elif rng.random() < 0.03:
+        question = rng.choice(OPENINGS) + question
     return question

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from training import phrases
 from training.phrases import ask
 from training.shapes import SHAPES
-from training.world import COLOURS, PLACES, Scene, Thing
+from training.world import COLOURS, PLACES, Dice, Scene, Thing
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 VOWELS = "aeiou"
@@ -63,7 +62,7 @@ def only(things: tuple[Thing, ...], **wanted: str) -> bool:
     return sum(all(getattr(t, key) == value for key, value in wanted.items()) for t in things) == 1
 
 
-def about_thing(rng: random.Random, scene: Scene, thing: Thing) -> Iterator[Question]:
+def about_thing(rng: Dice, scene: Scene, thing: Thing) -> Iterator[Question]:
     """Colour, shape, size and place of one object that can be named without ambiguity."""
     if only(scene.things, shape=thing.shape):
         yield Question("colour", ask(rng, phrases.COLOUR_OF, thing=thing.shape), sentence(thing.colour))
@@ -76,14 +75,14 @@ def about_thing(rng: random.Random, scene: Scene, thing: Thing) -> Iterator[Ques
         yield Question("size", ask(rng, phrases.SIZE_OF, thing=handle), sentence(thing.size))
 
 
-def about_lone_thing(rng: random.Random, thing: Thing) -> Iterator[Question]:
+def about_lone_thing(rng: Dice, thing: Thing) -> Iterator[Question]:
     """Questions that need not name the object, as there is only one."""
     yield Question("colour", ask(rng, phrases.COLOUR_ONLY), sentence(thing.colour))
     yield Question("shape", ask(rng, phrases.SHAPE_ONLY), sentence(with_article(thing.shape)))
     yield Question("where", ask(rng, phrases.WHERE_ONLY), sentence(f"at the {PLACES[thing.cell]}"))
 
 
-def about_counts(rng: random.Random, scene: Scene) -> Iterator[Question]:
+def about_counts(rng: Dice, scene: Scene) -> Iterator[Question]:
     """How many objects, of a shape, of a colour; which shapes and colours."""
     things = scene.things
     yield Question("count", ask(rng, phrases.COUNT), sentence(NUMBERS[len(things)]))
@@ -100,7 +99,7 @@ def about_counts(rng: random.Random, scene: Scene) -> Iterator[Question]:
     yield Question("colours", ask(rng, phrases.COLOURS), sentence(colours))
 
 
-def about_places(rng: random.Random, scene: Scene) -> Iterator[Question]:
+def about_places(rng: Dice, scene: Scene) -> Iterator[Question]:
     """What is at a place, and beside an object. Rows with text in them are left alone."""
     cell = rng.choice(scene.things).cell if scene.things and rng.random() < 0.75 else rng.randrange(9)
     text_row = int(3 * scene.text.y / scene.height) if scene.text else None
@@ -108,27 +107,51 @@ def about_places(rng: random.Random, scene: Scene) -> Iterator[Question]:
         there = [with_article(name(t)) for t in scene.things if t.cell == cell]
         answer = sentence(there[0] if there else "nothing")
         yield Question("what at", ask(rng, phrases.WHAT_AT, place=PLACES[cell]), answer)
-    if len(scene.things) == 2:
-        yield from beside(rng, *scene.things)
+    if len(scene.things) >= 2:
+        first, second = rng.sample(scene.things, 2)
+        yield from relations(rng, scene, first, second)
 
 
-def beside(rng: random.Random, first: Thing, second: Thing) -> Iterator[Question]:
-    """ "What is left of the star?", where there are two objects in different columns (or rows)."""
-    if first.shape == second.shape:
-        return
-    (row_1, column_1), (row_2, column_2) = divmod(first.cell, 3), divmod(second.cell, 3)
+def sides_of(thing: Thing, mark: Thing) -> list[tuple[str, str]]:
+    """(side, opposite side) of ``thing`` seen from ``mark``; only where their columns or rows differ."""
+    (row_1, column_1), (row_2, column_2) = divmod(thing.cell, 3), divmod(mark.cell, 3)
     sides = []
     if column_1 != column_2:
         sides.append(("left of", "right of") if column_1 < column_2 else ("right of", "left of"))
     if row_1 != row_2:
-        sides.append(("above", "below"))
-    here, there = rng.choice(sides)
-    found, other, side = rng.choice(((first, second, here), (second, first, there)))
-    question = ask(rng, phrases.SIDE, side=side, thing=other.shape)
-    yield Question("beside", question, sentence(with_article(name(found))))
+        sides.append(("above", "below") if row_1 < row_2 else ("below", "above"))
+    return sides
 
 
-def exists(rng: random.Random, scene: Scene) -> Question:
+def handle_of(rng: Dice, scene: Scene, thing: Thing) -> str | None:
+    """Words that name one object of the scene and no other, or None."""
+    handles = [thing.shape] if only(scene.things, shape=thing.shape) else []
+    if only(scene.things, shape=thing.shape, colour=thing.colour):
+        handles.append(name(thing))
+    return rng.choice(handles) if handles else None
+
+
+def relations(rng: Dice, scene: Scene, thing: Thing, mark: Thing) -> Iterator[Question]:
+    """ "Is the star left or right of the circle?", "Is the star above the circle?", "What is left of the star?"."""
+    words, mark_words = handle_of(rng, scene, thing), handle_of(rng, scene, mark)
+    if mark_words is None:
+        return
+    side, opposite = rng.choice(sides_of(thing, mark))
+    if len(scene.things) == 2:
+        question = ask(rng, phrases.SIDE, side=side, thing=mark_words)
+        yield Question("beside", question, sentence(with_article(name(thing))))
+    if words is None:
+        return
+    one, other = (side.removesuffix(" of"), opposite) if side.endswith(" of") else (side, opposite)
+    one, other = rng.choice(((one, other), (opposite.removesuffix(" of"), side)))
+    question = ask(rng, phrases.SIDE_CHOICE, thing=words, mark=mark_words, one=one, other=other)
+    yield Question("side", question, sentence(side.removesuffix(" of")))
+    said = rng.choice((side, opposite))
+    question = ask(rng, phrases.SIDE_CHECK, thing=words, mark=mark_words, side=said)
+    yield Question("is it beside", question, "Yes." if said == side else "No.")
+
+
+def exists(rng: Dice, scene: Scene) -> Question:
     """ "Is there a red star?": half yes; many of the no's have the right colour or shape."""
     colour, shape = rng.choice(tuple(COLOURS)), rng.choice(SHAPES)
     if scene.things:
@@ -142,12 +165,31 @@ def exists(rng: random.Random, scene: Scene) -> Question:
             colour = thing.colour
         elif kind < 0.9:
             shape = thing.shape
-    there = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
-    question = ask(rng, phrases.EXISTS, a_thing=with_article(f"{colour} {shape}"))
+    if rng.random() < 0.4:
+        there = any(t.shape == shape for t in scene.things)
+        words = shape
+    else:
+        there = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
+        words = f"{colour} {shape}"
+    question = ask(rng, phrases.EXISTS, a_thing=with_article(words))
     return Question("exists", question, "Yes." if there else "No.")
 
 
-def ask_all(rng: random.Random, scene: Scene) -> list[Question]:
+def absent(rng: Dice, scene: Scene) -> Question:
+    """A question about an object that is not there; the answer says so."""
+    missing = [shape for shape in SHAPES if not any(t.shape == shape for t in scene.things)]
+    words = rng.choice(missing)
+    if scene.things and rng.random() < 0.35:  # the right shape in another colour
+        thing = rng.choice(scene.things)
+        used = {t.colour for t in scene.things if t.shape == thing.shape}
+        words = f"{rng.choice([c for c in COLOURS if c not in used])} {thing.shape}"
+    asked = rng.choice((phrases.WHERE, phrases.SIZE_OF, phrases.COLOUR_OF, phrases.COLOUR_OF))
+    if " " in words and asked is phrases.COLOUR_OF:
+        asked = phrases.WHERE
+    return Question("absent", ask(rng, asked, thing=words), f"There is no {words}.")
+
+
+def ask_all(rng: Dice, scene: Scene) -> list[Question]:
     """Every question about one picture; the description comes first."""
     found = [Question("describe", ask(rng, phrases.DESCRIBE), describe(scene))]
     if scene.text or rng.random() < 0.1:
@@ -160,13 +202,14 @@ def ask_all(rng: random.Random, scene: Scene) -> list[Question]:
     if len(scene.things) == 1:
         found += about_lone_thing(rng, scene.things[0])
     found.append(exists(rng, scene))
+    found.append(absent(rng, scene))
     found.append(Question("background", ask(rng, phrases.BACKGROUND), sentence(scene.background)))
     found.append(Question("style", ask(rng, phrases.STYLE), sentence(scene.style)))
     return found
 
 
 def choose(
-    rng: random.Random, found: list[Question], limit: int, describe_share: float, kinds: tuple[str, ...] = ()
+    rng: Dice, found: list[Question], limit: int, describe_share: float, kinds: tuple[str, ...] = ()
 ) -> list[Question]:
     """``limit`` questions: reading always, the description with a chance of ``describe_share``, others of ``kinds``."""
     first = [q for q in found if q.kind == "describe" and rng.random() < describe_share]

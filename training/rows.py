@@ -20,7 +20,7 @@ class Row:
     """Parallel lists, one entry a position. ``branch`` 0 is the prefix; ``label`` is the id at this position.
 
     ``weight`` of a position in the loss: an answer of n tokens counts as sqrt(n), so that descriptions do not drown
-    the short answers.
+    the short answers. ``answer``: 1 + the number of the question that the position answers, 0 outside of answers.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -28,22 +28,25 @@ class Row:
     branch: list[int] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
+    answer: list[int] = field(default_factory=list)
 
-    def add(self, ids: list[int], start: int, branch: int, learn: bool = False) -> int:
-        """Append ``ids`` at positions from ``start``; returns the position after them."""
+    def add(self, ids: list[int], start: int, branch: int, answer: int = 0) -> int:
+        """Append ``ids`` at positions from ``start``, to be learned if they are an answer; returns the next position."""
+        learn = answer > 0
         self.ids += ids
         self.position += range(start, start + len(ids))
         self.branch += [branch] * len(ids)
         self.label += ids if learn else [IGNORE] * len(ids)
         self.weight += [len(ids) ** -0.5 if learn else 0.0] * len(ids)
+        self.answer += [answer] * len(ids)
         return start + len(ids)
 
 
-def prefix(encoder: Encoder, pictures: int, tokens: int, system: str) -> tuple[list[int], str]:
-    """Ids up to the last picture, and the text that the first question's chunk starts with."""
-    ids = list(encoder.encode(f"<|im_start|>system\n{system}<|im_end|>\n"))
+def user_turn(pictures: int, tokens: int, encoder: Encoder) -> tuple[list[int], str]:
+    """Ids of a user's turn up to its last picture, and the text that the question's chunk starts with."""
     if not pictures:
-        return ids, "<|im_start|>user\n"
+        return [], "<|im_start|>user\n"
+    ids: list[int] = []
     opening = "<|im_start|>user\n<im_start>"
     for _ in range(pictures):
         ids += encoder.encode(opening) + [PICTURE] * tokens
@@ -51,28 +54,41 @@ def prefix(encoder: Encoder, pictures: int, tokens: int, system: str) -> tuple[l
     return ids, "<im_end>\n"
 
 
+def system_turn(encoder: Encoder, system: str) -> list[int]:
+    return list(encoder.encode(f"<|im_start|>system\n{system}<|im_end|>\n"))
+
+
 def prompt_ids(encoder: Encoder, pictures: int, tokens: int, question: str, system: str = SYSTEM) -> list[int]:
     """The whole prompt of a first turn, ready to be continued by the answer."""
-    ids, opening = prefix(encoder, pictures, tokens, system)
-    return ids + encoder.encode(f"{opening}{question}<|im_end|>\n") + encoder.encode("<|im_start|>assistant\n")
+    ids, opening = user_turn(pictures, tokens, encoder)
+    asked = encoder.encode(f"{opening}{question}<|im_end|>\n") + encoder.encode("<|im_start|>assistant\n")
+    return system_turn(encoder, system) + ids + asked
 
 
-def build_row(
-    encoder: Encoder, pictures: int, tokens: int, asked: list[Question], *, turns: bool, system: str = SYSTEM
-) -> Row:
-    """The row of a sample: ``asked`` as branches, or as the turns of one conversation."""
+def branches_row(encoder: Encoder, pictures: int, tokens: int, asked: list[Question], system: str = SYSTEM) -> Row:
+    """A row in which every question follows the pictures on its own."""
     row = Row()
-    ids, opening = prefix(encoder, pictures, tokens, system)
-    shared = row.add(ids, 0, 0)
-    at = shared
-    for number, question in enumerate(asked):
-        branch = 1 if turns else number + 1
-        if not turns:
-            at = shared
-        elif number:
-            at = row.add(encoder.encode("\n"), at, branch)
-            opening = "<|im_start|>user\n"
-        at = row.add(encoder.encode(f"{opening}{question.text}<|im_end|>\n"), at, branch)
-        at = row.add(encoder.encode("<|im_start|>assistant\n"), at, branch)
-        at = row.add(encoder.encode(f"{question.answer}<|im_end|>"), at, branch, learn=True)
+    ids, opening = user_turn(pictures, tokens, encoder)
+    shared = row.add(system_turn(encoder, system) + ids, 0, 0)
+    for number, question in enumerate(asked, 1):
+        at = row.add(encoder.encode(f"{opening}{question.text}<|im_end|>\n"), shared, number)
+        at = row.add(encoder.encode("<|im_start|>assistant\n"), at, number)
+        row.add(encoder.encode(f"{question.answer}<|im_end|>"), at, number, number)
+    return row
+
+
+def turns_row(
+    encoder: Encoder, attached: list[int], tokens: int, asked: list[Question], system: str = SYSTEM
+) -> Row:
+    """A row that is one conversation; ``attached[i]`` pictures come with question i."""
+    row = Row()
+    at = row.add(system_turn(encoder, system), 0, 0)
+    for number, (question, pictures) in enumerate(zip(asked, attached, strict=True), 1):
+        if number > 1:
+            at = row.add(encoder.encode("\n"), at, 1)
+        ids, opening = user_turn(pictures, tokens, encoder)
+        at = row.add(ids, at, 1)
+        at = row.add(encoder.encode(f"{opening}{question.text}<|im_end|>\n"), at, 1)
+        at = row.add(encoder.encode("<|im_start|>assistant\n"), at, 1)
+        at = row.add(encoder.encode(f"{question.answer}<|im_end|>"), at, 1, number)
     return row

@@ -6,58 +6,105 @@ import math
 
 from PIL import Image, ImageDraw
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
-RING_HOLE = 0.55  # radius of a ring's hole over the ring's own
-CROSS_ARM = 0.33  # half the width of a cross's arm over its radius
+SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "moon", "arrow")
 Point = tuple[float, float]
 
 
-def _star() -> list[Point]:
+def _star(inner: float) -> list[Point]:
     """A five-pointed star, one point up."""
-    radii = [1 if i % 2 == 0 else 0.42 for i in range(10)]
+    radii = [1 if i % 2 == 0 else inner for i in range(10)]
     return [(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate(radii)]
 
 
-def _heart(points: int = 40) -> list[Point]:
-    """The well-known parametric heart, scaled into the unit circle."""
+def _heart(depth: float, points: int = 40) -> list[Point]:
+    """The well-known parametric heart, scaled into the unit circle; ``depth`` stretches it downwards."""
     turns = [2 * math.pi * i / points for i in range(points)]
-    depth = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
-    return [(16 * math.sin(t) ** 3 / 17, -d / 17) for t, d in zip(turns, depth, strict=True)]
+    heights = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
+    return [(16 * math.sin(t) ** 3 / 17, -depth * d / 17) for t, d in zip(turns, heights, strict=True)]
 
 
-def _cross(arm: float = CROSS_ARM) -> list[Point]:
+def _cross(arm: float) -> list[Point]:
     corner = [(-arm, -1.0), (arm, -1.0), (arm, -arm)]
     return [(x * c - y * s, x * s + y * c) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)) for x, y in corner]
 
 
-OUTLINES: dict[str, list[Point]] = {
-    "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
-    "diamond": [(0, -1), (0.72, 0), (0, 1), (-0.72, 0)],
-    "triangle": [(0, -1), (0.95, 0.8), (-0.95, 0.8)],
-    "cross": _cross(),
-    "star": _star(),
-    "heart": _heart(),
-}
+def _moon(bite: float, points: int = 24) -> list[Point]:
+    """A crescent: the outer arc of the unit circle, then back along a circle through the same two tips."""
+    tip = 0.95  # height of the tips
+    outer = math.asin(tip)
+    out = [outer + (2 * math.pi - 2 * outer) * i / points for i in range(points + 1)]
+    edge = math.cos(outer)
+    centre = (edge * edge + tip * tip - bite * bite) / (2 * (edge - bite))  # through the tips and (bite, 0)
+    radius = math.hypot(edge - centre, tip)
+    inner = math.asin(tip / radius)
+    if centre > edge:
+        back = [math.pi + inner - 2 * inner * i / points for i in range(1, points)]
+    else:
+        back = [-inner - (2 * math.pi - 2 * inner) * i / points for i in range(1, points)]
+    shape = [(math.cos(t), math.sin(t)) for t in out]
+    return [(x + 0.3, y) for x, y in shape + [(centre + radius * math.cos(t), radius * math.sin(t)) for t in back]]
 
 
-def _ellipse(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: int) -> None:
-    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=fill)
+def _arrow(shaft: float) -> list[Point]:
+    """An arrow that points to the right."""
+    head = 0.05
+    return [(-1, -shaft), (head, -shaft), (head, -0.72), (1, 0), (head, 0.72), (head, shaft), (-1, shaft)]
+
+
+def outline(shape: str, form: float) -> list[Point]:
+    """Corners of a shape within the unit circle; ``form`` from -1 to 1 varies its proportions."""
+    if shape == "square":
+        return [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]
+    if shape == "diamond":
+        half = 0.72 + 0.08 * form
+        return [(0, -1), (half, 0), (0, 1), (-half, 0)]
+    if shape == "triangle":
+        half = 0.95 - 0.08 * (1 + form)
+        return [(0, -1), (half, 0.8), (-half, 0.8)]
+    if shape == "moon":
+        return _moon(-0.42 + 0.12 * form)
+    if shape == "arrow":
+        return _arrow(0.28 + 0.06 * form)
+    makers = {"star": (_star, 0.42, 0.07), "heart": (_heart, 1.0, 0.1), "cross": (_cross, 0.33, 0.06)}
+    make, middle, reach = makers[shape]
+    return make(middle + reach * form)
+
+
+def ring_hole(form: float) -> float:
+    """Radius of a ring's hole over the ring's own."""
+    return 0.55 + 0.06 * form
 
 
 def draw_shape(
-    shape: str, x: float, y: float, radius: float, angle: float, smooth: int
-) -> tuple[Image.Image, tuple[int, int]]:
-    """A grey stencil of the shape and the corner to paste it at. ``smooth``: drawn so many times larger first."""
+    shape: str, x: float, y: float, radius: float, angle: float, form: float, smooth: int, line: float = 0.0
+) -> tuple[Image.Image, Image.Image | None, tuple[int, int]]:
+    """Grey stencils of the shape and of its outline, and the corner to paste them at.
+
+    ``smooth``: drawn so many times larger first. ``line``: the outline's width over the radius, 0 for none.
+    """
     corner = int(x - radius * 1.3) - 1, int(y - radius * 1.3) - 1
     side = int(radius * 2.6) + 3
-    stencil = Image.new("L", (side * smooth, side * smooth), 0)
-    draw = ImageDraw.Draw(stencil)
     cx, cy, r = (x - corner[0]) * smooth, (y - corner[1]) * smooth, radius * smooth
-    if shape in ("circle", "ring"):
-        _ellipse(draw, cx, cy, r, 255)
-        if shape == "ring":
-            _ellipse(draw, cx, cy, r * RING_HOLE, 0)
-    else:
-        c, s = math.cos(angle), math.sin(angle)
-        draw.polygon([(cx + r * (px * c - py * s), cy + r * (px * s + py * c)) for px, py in OUTLINES[shape]], fill=255)
-    return (stencil if smooth == 1 else stencil.resize((side, side), Image.Resampling.BOX)), corner
+    width = max(round(line * r), smooth)
+    stencils = []
+    for is_line in (False, True)[: 1 + (line > 0)]:
+        stencil = Image.new("L", (side * smooth, side * smooth), 0)
+        draw = ImageDraw.Draw(stencil)
+        if shape in ("circle", "ring"):
+            box = [cx - r, cy - r, cx + r, cy + r]
+            if is_line:
+                draw.ellipse(box, outline=255, width=width)
+            else:
+                draw.ellipse(box, fill=255)
+            if shape == "ring" and not is_line:
+                hole = r * ring_hole(form)
+                draw.ellipse([cx - hole, cy - hole, cx + hole, cy + hole], fill=0)
+        else:
+            c, s = math.cos(angle), math.sin(angle)
+            corners = [(cx + r * (px * c - py * s), cy + r * (px * s + py * c)) for px, py in outline(shape, form)]
+            if is_line:
+                draw.line([*corners, *corners[:2]], fill=255, width=width, joint="curve")
+            else:
+                draw.polygon(corners, fill=255)
+        stencils.append(stencil if smooth == 1 else stencil.resize((side, side), Image.Resampling.BOX))
+    return stencils[0], stencils[1] if line > 0 else None, corner

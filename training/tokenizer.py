@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training import clips, questions, world
+from training import clips, questions, several, talk
+from training.scenes import make_scene
+from training.world import Dice
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<im_start>", "<im_end>", "<vi_start>", "<vi_end>")
 THINKING = ("<think>", "</think>")  # plain added tokens, as in Qwen3
@@ -20,13 +21,13 @@ CORPUS_SEED, CORPUS_SCENES = 7, 5000
 
 def corpus() -> Iterator[str]:
     """Questions and answers of every kind. Words drawn in pictures are left out, so they stay single characters."""
-    rng = random.Random(CORPUS_SEED)
+    rng = Dice(CORPUS_SEED)
     yield from ["system\n", "user\n", "assistant\n", SYSTEM] * 50
     for number in range(CORPUS_SCENES):
         if number % 5 == 0:
-            found = clips.several_pictures(rng)[1] + clips.clip(rng)[1] + clips.talk(rng)
+            found = several.several_pictures(rng)[1] + clips.clip(rng)[1] + talk.talk(rng).asked
         else:
-            found = questions.ask_all(rng, world.make_scene(rng, with_text=0.2))
+            found = questions.ask_all(rng, make_scene(rng, with_text=0.2))
         for question in found:
             yield "\n" + question.text
             yield question.answer.split('"')[0]

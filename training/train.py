@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with --workers 1 and a larger --batch")
     parser.add_argument("--init", type=Path, help="checkpoint.pt of another run: start from its weights")
     return parser.parse_args()
 
@@ -50,6 +53,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
         meeting = f"file://{(args.out / 'rendezvous').resolve()}"
         dist.init_process_group("gloo", meeting, RENDEZVOUS_LIMIT, args.workers, rank)
     job = Job(args.out, args.minutes * 60, args.batch, args.seed, rank, args.workers, CURRICULA[args.curriculum])
+    job = replace(job, device=args.device)
     trainer = Trainer(job)
     if args.resume:
         trainer.restore(args.out / "checkpoint.pt", weights_only=False)
@@ -64,6 +68,8 @@ def launch(args: argparse.Namespace) -> int:
     """Start the processes and wait for them; one that fails ends the others."""
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "rendezvous").unlink(missing_ok=True)
+    if args.init and not args.resume:
+        shutil.copy(args.init.with_name("tokenizer.json"), args.out / "tokenizer.json")
     Encoder.load(args.out / "tokenizer.json")
     command = [sys.executable, "-m", "training.train", *sys.argv[1:]]
     environments = [{**os.environ, **KEEP_MEMORY, "TRAINING_RANK": str(rank)} for rank in range(args.workers)]
