@@ -1,7 +1,7 @@
 """``python -m training.export RUN_FOLDER... OUT_FOLDER``: a run's checkpoint as a Valley2.5 folder that valley loads.
 
-Several runs: each started from the weights of the one before it. The last one's weights are written, or with
-``--last-share`` a mean of the last two that keeps more of what the second but last knew.
+Several runs: each started from the weights of the one before it; all stand in the model card. The running mean of the
+last one's weights is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.data import PREPROCESSOR_CONFIG
 from training.model import ModelConfig
 from training.tokenizer import SPECIAL
 
-CURVE = ("count", "colour", "shape", "where", "describe", "describe several", "describe clip", "count shape")
+CURVE = ("count", "colour", "shape", "where", "side", "describe", "read", "which", "describe clip", "turn", "absent")
 MAX_BYTES = 20_000_000
 TEMPLATE = (  # plain ChatML; enable_thinking is accepted and changes nothing
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
@@ -131,14 +131,12 @@ def curve(runs: Sequence[Path]) -> str:
     return "\n".join(rows)
 
 
-def export(runs: Sequence[Path], out: Path, last_share: float = 1.0) -> None:
+def export(runs: Sequence[Path], out: Path) -> None:
     """Write the folder; raises ValueError for a checkpoint over the size limit."""
     states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in runs]
     state, last = states[-1], runs[-1]
     tokenizer = Tokenizer.from_file(str(last / "tokenizer.json"))
-    before = states[-2 if len(states) > 1 else -1]["model"]
-    mean = {name: torch.lerp(before[name], tensor, last_share) for name, tensor in state["model"].items()}
-    tensors = {name: tensor.half().contiguous() for name, tensor in mean.items()}
+    tensors = {name: tensor.half().contiguous() for name, tensor in state.get("mean", state["model"]).items()}
     steps, _, elapsed_s, _ = zip(*(found["progress"] for found in states), strict=True)
     facts = {
         "format": "pt",
@@ -146,7 +144,6 @@ def export(runs: Sequence[Path], out: Path, last_share: float = 1.0) -> None:
         "seed": ", then ".join(str(found["seed"]) for found in states),
         "steps": " + ".join(map(str, steps)),
         "minutes": " + ".join(f"{seconds / 60:.0f}" for seconds in elapsed_s),
-        "last_share": f"{last_share:g}",
         "commit": commit(),
         "curve": curve(runs),
     }
@@ -172,9 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs, in order")
     parser.add_argument("out", type=Path, help="folder to write the checkpoint to")
-    parser.add_argument("--last-share", type=float, default=1.0, help="of the last run in the mean of the last two")
     args = parser.parse_args()
-    export(args.runs, args.out, args.last_share)
+    export(args.runs, args.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import av
 
-from training.world import BACKGROUNDS, COLOURS, PLACES, Scene, Thing, draw
+from training.draw import draw
+from training.world import BACKGROUNDS, COLOURS, PLACES, Scene, Thing
 
 SMALL, LARGE = 0.16, 0.28  # diameters as shares of the longer side
 SEED = 1  # of the noise; also chooses smooth edges

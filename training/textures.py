@@ -14,6 +14,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "runs" / "resources" / "photographs"
 HELD_OUT = ("astronaut", "china", "coins", "flower", "moon")
+FINEST = 24  # cells of the finest octave of fractal noise along a side
 Floats = NDArray[np.float32]
 
 
@@ -36,15 +37,16 @@ def crop(dice: np.random.Generator, size_wh: tuple[int, int], held_out: bool, sm
 
 
 def fractal(dice: np.random.Generator, size_wh: tuple[int, int]) -> Floats:
-    """[height, width, 3] of noise in which every octave is half as strong as the one twice as coarse."""
-    total = np.zeros((size_wh[1], size_wh[0], 3), np.float32)
-    for cells in (3, 6, 12, 24):
-        coarse = dice.standard_normal((cells, cells, 3)) * (3.0 / cells) ** 0.8
-        for channel in range(3):
-            layer = Image.fromarray(coarse[..., channel].astype(np.float32))
-            total[..., channel] += np.asarray(layer.resize(size_wh, Image.Resampling.BICUBIC))
+    """[height, width, 3] of noise in which every octave is about half as strong as the one twice as coarse."""
+    total = np.zeros((FINEST, FINEST, 3), np.float32)
+    for cells in (3, 6, 12, FINEST):
+        coarse = dice.standard_normal((cells, cells, 3), dtype=np.float32) * (3.0 / cells) ** 0.8
+        colours = Image.fromarray((127 + 30 * coarse).clip(0, 255).astype(np.uint8))
+        total += np.asarray(colours.resize((FINEST, FINEST), Image.Resampling.BICUBIC), np.float32)
+    total -= total.mean((0, 1))
     shared = total.mean(2, keepdims=True)
-    return shared + 0.4 * (total - shared)
+    mixed = Image.fromarray((127 + 1.2 * (shared + 0.4 * (total - shared))).clip(0, 255).astype(np.uint8))
+    return np.asarray(mixed.resize(size_wh, Image.Resampling.BICUBIC), np.float32)
 
 
 def texture(seed: int, size_wh: tuple[int, int], held_out: bool) -> Floats:
