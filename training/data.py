@@ -22,7 +22,7 @@ from training.world import Dice, Scene
 from valley_cli.engine.preprocess import PreprocessOptions, options_from_files, preprocess
 
 SIDE, SIDE_SEVERAL = 168, 112  # pixels of the square a picture is brought to, alone and among several
-PREPROCESSOR_CONFIG = {  # limits a little apart: at exactly SIDE**2 the published rounding gives some sizes a smaller grid
+PREPROCESSOR_CONFIG = {  # a little apart: at exactly SIDE**2 the published rounding gives some sizes 25 tokens
     "image_aspect_ratio": "pad",
     "min_pixels": SIDE * (SIDE - 1),
     "max_pixels": SIDE * (SIDE + 1),
@@ -200,9 +200,7 @@ def collate(samples: list[Sample], pad_id: int) -> Batch:
     visible = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
     visible &= torch.ones(length, length, dtype=torch.bool).tril()
     pictures = _group_pictures(samples, ids)
-    return Batch(
-        ids, filled["position"], branch, filled["label"], weight, filled["answer"], visible, pictures, samples
-    )
+    return Batch(ids, filled["position"], branch, filled["label"], weight, filled["answer"], visible, pictures, samples)
 
 
 def _group_pictures(samples: list[Sample], ids_BL: torch.Tensor) -> list[Pictures]:

@@ -71,7 +71,9 @@ def draw_text(image: Image.Image, text: Text) -> tuple[tuple[float, float, str],
 
 def draw_thing(image: Image.Image, thing: Thing, number: int, owner: Image.Image, smooth: int) -> None:
     """Draw one object, and its number where it covers the picture."""
-    width = {"filled": 0.0, "bordered": BORDER}.get(thing.fill, OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form))
+    width = {"filled": 0.0, "bordered": BORDER}.get(
+        thing.fill, OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form)
+    )
     inside, line, corner = draw_shape(
         thing.shape, thing.x, thing.y, thing.radius, thing.angle, thing.form, smooth, width
     )

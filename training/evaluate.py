@@ -59,7 +59,7 @@ def shuffled_results(model: ValleyMini, encoder: Encoder, items: Sequence[Item])
     by_kind: dict[str, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         by_kind[item.rows[0]].append(number)
-    found = {}
+    found: dict[int, bool] = {}
     for numbers in by_kind.values():
         chosen = numbers[:SHUFFLED]
         samples = shuffle_pictures([make_sample(encoder, items[n].task()) for n in chosen])
@@ -80,7 +80,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--per-kind", type=int, default=PER_KIND, help="items of every kind with a bar")
     parser.add_argument("--others", type=int, default=100, help="items of every other kind")
-    parser.add_argument("--seed", type=int, default=0, help="another exam than the reported one, for choices on the way")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another exam than the reported one, for choices on the way"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the training code's model")
     parser.add_argument("--card", action="store_true", help="write the table into the folder's README.md")
     parser.add_argument("--json", type=Path, help="write the scores there")

@@ -63,9 +63,7 @@ def held_out_samples(encoder: Encoder, count: int, split: str = "held-out") -> l
 
 
 @torch.no_grad()
-def quick_scores(
-    model: ValleyMini, encoder: Encoder, count: int = 100, split: str = "held-out"
-) -> dict[str, float]:
+def quick_scores(model: ValleyMini, encoder: Encoder, count: int = 100, split: str = "held-out") -> dict[str, float]:
     """Share of exactly right answers by kind."""
     model.eval()
     results: dict[str, list[bool]] = defaultdict(list)

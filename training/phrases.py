@@ -419,7 +419,7 @@ OPENINGS = ("Please: ", "Tell me: ", "Look at the picture. ", "Now: ", "Look: ",
 
 
 def ask(rng: Dice, asked: Forms, **parts: str) -> str:
-    """A phrasing, filled in; now and then in American spelling, lower case, without its full stop or with an opening."""
+    """A phrasing, filled in; now and then in American spelling, lower case, without full stop or with an opening."""
     question = rng.choice(asked.held_out if rng.shifted else asked.trained).format(**parts)
     if rng.random() < 0.3:
         for british, american in SPELLINGS:

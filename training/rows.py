@@ -31,7 +31,7 @@ class Row:
     answer: list[int] = field(default_factory=list)
 
     def add(self, ids: list[int], start: int, branch: int, answer: int = 0) -> int:
-        """Append ``ids`` at positions from ``start``, to be learned if they are an answer; returns the next position."""
+        """Append ``ids`` at positions from ``start``, learned if they are an answer; returns the next position."""
         learn = answer > 0
         self.ids += ids
         self.position += range(start, start + len(ids))
@@ -77,9 +77,7 @@ def branches_row(encoder: Encoder, pictures: int, tokens: int, asked: list[Quest
     return row
 
 
-def turns_row(
-    encoder: Encoder, attached: list[int], tokens: int, asked: list[Question], system: str = SYSTEM
-) -> Row:
+def turns_row(encoder: Encoder, attached: list[int], tokens: int, asked: list[Question], system: str = SYSTEM) -> Row:
     """A row that is one conversation; ``attached[i]`` pictures come with question i."""
     row = Row()
     at = row.add(system_turn(encoder, system), 0, 0)

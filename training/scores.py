@@ -71,7 +71,9 @@ def markdown(results: dict[str, dict[str, Line]], source: str) -> str:
         bars = BARS.get(row, (None, None))
         cells = [row, str(max(line.n for line in (first.get(row), second.get(row)) if line))]
         for line, bar in ((first.get(row), bars[0]), (second.get(row), bars[1])):
-            cells += [f"{line.score:.3f}", f"{line.low:.3f} to {line.high:.3f}", verdict(line, bar)] if line else [""] * 3
+            cells += (
+                [f"{line.score:.3f}", f"{line.low:.3f} to {line.high:.3f}", verdict(line, bar)] if line else [""] * 3
+            )
         one = first.get(row) or second[row]
         cells += [f"{one.blind:.2f}", "" if one.shuffled is None else f"{one.shuffled:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")

@@ -65,9 +65,11 @@ def outline(shape: str, form: float) -> list[Point]:
         return _moon(-0.42 + 0.12 * form)
     if shape == "arrow":
         return _arrow(0.28 + 0.06 * form)
-    makers = {"star": (_star, 0.42, 0.07), "heart": (_heart, 1.0, 0.1), "cross": (_cross, 0.33, 0.06)}
-    make, middle, reach = makers[shape]
-    return make(middle + reach * form)
+    if shape == "star":
+        return _star(0.42 + 0.07 * form)
+    if shape == "heart":
+        return _heart(1.0 + 0.1 * form)
+    return _cross(0.33 + 0.06 * form)
 
 
 def ring_hole(form: float) -> float:

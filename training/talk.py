@@ -176,8 +176,8 @@ def about_one_picture(rng: Dice) -> Conversation:
         asked = [Question("first", ask(rng, phrases.EXISTS, a_thing=with_article(thing.shape)), "Yes.")]
         topic = "exists"
     elif opening < 0.6 and only(scene.things, colour=thing.colour):
-        question = ask(rng, phrases.SHAPE_OF, colour=thing.colour)
-        asked, topic = [Question("first", question, sentence(with_article(thing.shape)))], "shape"
+        asked_for = ask(rng, phrases.SHAPE_OF, colour=thing.colour)
+        asked, topic = [Question("first", asked_for, sentence(with_article(thing.shape)))], "shape"
     while len(asked) < turns:
         question, thing, topic = _next_turn(rng, scene, named, thing, topic)
         asked.append(question)

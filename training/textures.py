@@ -1,6 +1,6 @@
 """Photographic and fractal textures, and photographs.
 
-Photographs are read from ``runs/resources/photographs`` (``training/fetch.sh``); without them textures are fractal noise.
+Photographs lie in ``runs/resources/photographs`` (``training/fetch.sh``); without them textures are fractal noise.
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""The shipped valley-mini is right about its world: 200 held-out questions, pooled over the kinds of the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training import exam, through_engine
+from training.checkpoint import load_exported
+from training.data import make_sample
+from training.evaluate import own_results, shuffle_pictures
+from training.exam import Item
+
+MINI = Path(__file__).parent.parent / "valley_cli" / "assets" / "valley-mini"
+PER_KIND = 20  # of ten kinds
+SEED = 7  # another exam than the model card's
+LOWEST = {"held-out": 0.5, "shifted": 0.4}  # about three standard errors under the scores; see training/README.md
+KINDS = [kind for kind in exam.KINDS if kind.bars]
+MAX_PACKAGE_BYTES = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def items() -> dict[str, list[Item]]:
+    return {split: exam.make_items(split, PER_KIND, 0, SEED) for split in exam.SPLITS}
+
+
+@pytest.mark.parametrize("split", exam.SPLITS)
+def test_the_shipped_model_is_right_about_held_out_items(items: dict[str, list[Item]], split: str) -> None:
+    model, encoder = load_exported(MINI)
+    samples = [make_sample(encoder, item.task()) for item in items[split]]
+    assert len(samples) == PER_KIND * len(KINDS) == 200
+    right = own_results(model, samples, encoder.pad_id)
+    assert sum(right) / len(right) >= LOWEST[split]
+
+
+def test_the_model_looks_at_the_pictures(items: dict[str, list[Item]]) -> None:
+    model, encoder = load_exported(MINI)
+    chosen = [item for item in items["held-out"] if item.rows[0] in ("colour", "shape", "count", "whole description")]
+    samples = shuffle_pictures([make_sample(encoder, item.task()) for item in chosen])
+    assert sum(own_results(model, samples, encoder.pad_id)) / len(samples) < 0.3
+
+
+def test_the_programs_engine_gives_the_answers_that_training_measures(items: dict[str, list[Item]]) -> None:
+    model, encoder = load_exported(MINI)
+    chosen = items["held-out"][::10]
+    said = through_engine.answers(MINI, chosen)
+    right = own_results(model, [make_sample(encoder, item.task()) for item in chosen], encoder.pad_id)
+    by_engine = [answer == item.question.answer for answer, item in zip(said, chosen, strict=True)]
+    assert sum(a != b for a, b in zip(by_engine, right, strict=True)) <= 1  # a tie may fall either way
+
+
+def test_the_package_stays_small() -> None:
+    files = [path for path in (MINI.parent.parent).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert sum(path.stat().st_size for path in files) < MAX_PACKAGE_BYTES
