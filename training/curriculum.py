@@ -137,9 +137,10 @@ MORE = Curriculum(
 WEAK = ("side", "is it beside", "beside", "exists", "absent", "count", "count shape", "count colour", "what at")
 BROAD = Curriculum(
     (
+        Stage("look", 0.2, Mix(text=0.5, several=0.04, clips=0.03), dense_only=True),
         Stage(
             "broad",
-            1.0,
+            0.8,
             Mix(
                 several=0.08,
                 changed=0.04,

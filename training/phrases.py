@@ -161,6 +161,7 @@ SHAPE_OF = forms(
 )
 SHAPE_ONLY = forms(
     """What shape is it?
+    What is it?
     What shape is the object?
     Which shape is it?
     What shape is this?

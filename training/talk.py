@@ -55,6 +55,8 @@ IT_PLACE = forms(
 )
 IT_SHAPE = forms(
     """And its shape?
+    What is it?
+    What is it?
     What shape is it?
     And what shape is it?
     Which shape is it?""",
@@ -144,6 +146,7 @@ def _aspects(rng: Dice, thing: Thing) -> dict[str, tuple[Question, Question]]:
     """What can be asked of an object: by its name, and as "it"."""
     colour, size = sentence(thing.colour), sentence(thing.size)
     place, shape = sentence(f"at the {PLACES[thing.cell]}"), thing.shape
+    whole = sentence(with_article(shape))
     return {
         "colour": (
             Question("first", ask(rng, phrases.COLOUR_OF, thing=shape), colour),
@@ -156,6 +159,10 @@ def _aspects(rng: Dice, thing: Thing) -> dict[str, tuple[Question, Question]]:
         "place": (
             Question("first", ask(rng, phrases.WHERE, thing=shape), place),
             Question("turn", ask(rng, IT_PLACE), place),
+        ),
+        "shape": (
+            Question("first", ask(rng, phrases.SHAPE_OF, colour=thing.colour), whole),
+            Question("turn", ask(rng, IT_SHAPE), whole),
         ),
     }
 
@@ -170,8 +177,11 @@ def about_one_picture(rng: Dice) -> Conversation:
     thing, topic = rng.choice(named), rng.choice(("colour", "size", "place"))
     opening = rng.random()
     asked = [_aspects(rng, thing)[topic][0]]
-    if opening < 0.25 and len(scene.things) == 1:
+    if opening < 0.35 and len(scene.things) == 1:
         asked, topic = [Question("first", ask(rng, phrases.DESCRIBE), describe(scene))], "describe"
+        if opening < 0.2:
+            topic = rng.choice(("colour", "size", "place", "shape"))
+            asked = [_aspects(rng, thing)[topic][1]]
     elif opening < 0.4:
         asked = [Question("first", ask(rng, phrases.EXISTS, a_thing=with_article(thing.shape)), "Yes.")]
         topic = "exists"
@@ -201,6 +211,8 @@ def _next_turn(rng: Dice, scene: Scene, named: list[Thing], thing: Thing, topic:
     if kind < 0.52:
         number = sentence(NUMBERS[len(scene.things)])
         return Question("turn", ask(rng, phrases.COUNT), number), thing, "count"
+    if kind < 0.55:
+        return Question("turn", ask(rng, phrases.DESCRIBE), describe(scene)), thing, "describe"
     if kind < 0.6 and others:
         other, topic = rng.choice(others), rng.choice(("colour", "size", "place"))
         question = _aspects(rng, other)[topic][0]
@@ -208,7 +220,7 @@ def _next_turn(rng: Dice, scene: Scene, named: list[Thing], thing: Thing, topic:
     if kind < 0.66 and len({t.shape for t in scene.things}) > 0:
         number = sentence(NUMBERS[sum(t.shape == thing.shape for t in scene.things)])
         return Question("turn", ask(rng, phrases.COUNT_SHAPE, things=plural(thing.shape)), number), thing, "count"
-    topic = rng.choice([t for t in ("colour", "size", "place") if t != topic])
+    topic = rng.choice([t for t in ("colour", "size", "place", "shape") if t != topic])
     return _aspects(rng, thing)[topic][1], thing, topic
 
 
