@@ -16,8 +16,8 @@ from tests.clips import read_number, write_clip, write_pictures
 from tests.commands import Terminal, cold, inside
 from tests.conftest import IMAGES, SUBSET, VALLEY2, VALLEY25
 from training import make_examples
+from training.draw import draw
 from training.make_examples import moving
-from training.world import draw
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
 from valley_cli.media.video_select import select, uniform

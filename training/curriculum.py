@@ -24,13 +24,14 @@ class Stage:
 class Curriculum:
     """The stages of a run and what changes along them; all progress is 0..1 of the run.
 
-    ``peak``: of the full learning rate. ``falls_from``: where the cosine to nearly zero starts. ``dense``: weight of
-    the dense labels beside the answers at the start; they no longer count from ``dense_fades_at``. ``no_character``:
-    weight of the patches that show no character.
+    ``peak``: of the full learning rate; ``dense_peak``: while only the tower learns. ``falls_from``: where the cosine
+    to nearly zero starts. ``dense``: weight of the dense labels beside the answers at the start; they no longer count
+    from ``dense_fades_at``. ``no_character``: weight of the patches that show no character.
     """
 
     stages: tuple[Stage, ...]
     peak: float = 1.0
+    dense_peak: float = 1.0
     falls_from: float = 0.0
     dense: float = 0.5
     dense_fades_at: float = 0.85
@@ -47,9 +48,10 @@ class Curriculum:
 
     def lr_factor(self, progress: float, steps_in_phase: int) -> float:
         """Share of the full learning rate: falling linearly while only the tower learns, level, then a cosine."""
-        warm = self.peak * min(1.0, (steps_in_phase + 1) / WARM_UP_STEPS)
+        warm_up = min(1.0, (steps_in_phase + 1) / WARM_UP_STEPS)
         if self.stage_at(progress).dense_only:
-            return warm * (1 - 0.6 * progress / self.stages[0].share)
+            return warm_up * self.dense_peak * (1 - 0.6 * progress / self.stages[0].share)
+        warm = self.peak * warm_up
         rest = min(1.0, max(0.0, progress - self.falls_from) / (1 - self.falls_from))
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * rest)))
 
@@ -137,10 +139,10 @@ MORE = Curriculum(
 WEAK = ("side", "is it beside", "beside", "exists", "absent", "count", "count shape", "count colour", "what at")
 BROAD = Curriculum(
     (
-        Stage("look", 0.2, Mix(text=0.5, several=0.04, clips=0.03), dense_only=True),
+        Stage("look", 0.24, Mix(text=0.5, several=0.04, clips=0.03), dense_only=True),
         Stage(
             "broad",
-            0.8,
+            0.76,
             Mix(
                 several=0.08,
                 changed=0.04,
@@ -150,7 +152,7 @@ BROAD = Curriculum(
                 talk=0.005,
                 text=0.4,
                 describe=0.7,
-                branches=8,
+                branches=10,
                 focus=0.35,
                 kinds=WEAK,
                 rounds=2,
