@@ -16,10 +16,12 @@ tried, tested and measured without a download.
 
 ## What it was taught
 
-- Drawings of 56 to 672 pixels, up to three times as wide as high or the reverse, with 0 to 5 coloured shapes (circle,
-  square, triangle, star, heart, diamond, cross, ring, moon, arrow; filled, outlined or bordered, turned a little,
-  overlapping a little) in 11 colours on 12 background colours, plain, gradient, noisy or textured: whole descriptions,
-  colour, shape, size, place, number, which side of another, and that something is not there.
+- Drawings with 0 to 5 coloured shapes in 11 colours: whole descriptions, colour, shape, size, place, number, which side
+  of another, and that something is not there. Three of four scenes were plain ones: 8 shapes (circle, square, triangle,
+  star, heart, diamond, cross, ring) each in its own ninth of a picture of at most 4:3 either way, on 6 background
+  colours, plain, gradient or noisy. One of four was rich: 56 to 672 pixels, up to three times as wide as high or the
+  reverse, moons and arrows too, outlined or bordered shapes, anywhere and overlapping a little, 6 more background
+  colours, textures, losses of JPEG. Rich scenes are much harder for it: see the table.
 - One word or number of up to four capital letters or digits, in some forty fonts.
 - Two to eight pictures (which one shows something, what changed) and clips of 4 to 16 frames of one object that moves,
   grows, shrinks, changes colour, appears, disappears or stays.

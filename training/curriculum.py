@@ -166,4 +166,32 @@ BROAD = Curriculum(
     no_character=0.03,
 )
 
-CURRICULA = {"first": FIRST, "more": MORE, "broad": BROAD}
+GENTLE = Curriculum(
+    (
+        Stage(
+            "gentle",
+            1.0,
+            Mix(
+                several=0.08,
+                changed=0.03,
+                clips=0.09,
+                conversations=0.12,
+                photographs=0.01,
+                talk=0.01,
+                text=0.35,
+                describe=0.6,
+                branches=10,
+                focus=0.35,
+                kinds=WEAK,
+                rounds=2,
+                alike=0.15,
+            ),
+        ),
+    ),
+    peak=0.35,
+    falls_from=0.3,
+    dense_fades_at=0.9,
+    no_character=0.03,
+)
+
+CURRICULA = {"first": FIRST, "more": MORE, "broad": BROAD, "gentle": GENTLE}

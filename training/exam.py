@@ -71,9 +71,13 @@ def single(name: str, kinds: tuple[str, ...], detail: Callable[[Question, Scene]
             return None
         question = rng.choice(asked)
         more = (f"{name}: {detail(question, scene)}",) if detail else ()
-        return Item((scene,), (question,), (1,), (name, *more))
+        return Item((scene,), (question,), (1,), (name, of_scenes(name, scene), *more))
 
     return make
+
+
+def of_scenes(name: str, scene: Scene) -> str:
+    return f"{name}: {'rich' if scene.rich else 'plain'} scenes"
 
 
 def objects(question: Question, scene: Scene) -> str:
@@ -92,7 +96,8 @@ def reading(rng: Dice) -> Item | None:
     scene = make_scene(rng, with_text=1.0)
     asked = [q for q in questions.ask_all(rng, scene) if q.kind == "read"]
     length = len(scene.text.content) if scene.text else 0
-    return Item((scene,), (asked[0],), (1,), ("reading", f"reading: {length} character{'s' * (length != 1)}"))
+    more = of_scenes("reading", scene), f"reading: {length} character{'s' * (length != 1)}"
+    return Item((scene,), (asked[0],), (1,), ("reading", *more))
 
 
 def text_description(rng: Dice) -> Item | None:

@@ -36,6 +36,9 @@ def names(held_out: bool = False) -> tuple[str, ...]:
     return (BUNDLED, *dejavu, *(str(path) for path in fetched if not path.stem.startswith(HELD_OUT)))
 
 
+USUAL = names()[: 1 + sum((folder / name).is_file() for folder in DEJAVU_FOLDERS for name in DEJAVU_FILES)]
+
+
 @cache
 def load(name: str, height: int) -> AnyFont:
     """A font by its name in ``names()`` and its height in pixels."""

@@ -28,10 +28,10 @@ from training.tokenizer import Encoder
 MUON_LR, ADAM_LR = 0.02, 2e-3
 MAX_GRADIENT = 2.0
 LOG_EVERY_STEPS = 25
-SCORED = 120  # held-out pictures of the quick scores
-SAVE_EVERY_S, SCORE_EVERY_S = 60, 480
+SCORED = 36  # held-out pictures of the quick scores
+SAVE_EVERY_S, SCORE_EVERY_S = 60, 600
 TOGETHER = 6  # samples that go through the model at once
-MEAN_DECAY = 0.99  # of the running mean of the weights, per step
+MEAN_DECAY = 0.99  # of the running mean of the weights, per step; less at first
 WORLD_2_CLASSES = {  # of the dense labels, for runs that start from the weights of world version 2
     **{"shape": 9, "colour": 12, "size": 3, "left character": 37, "right character": 37, "background": 19},
     **{"cell": 10, "row": 6, "column": 6},
@@ -189,9 +189,10 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        decay = min(MEAN_DECAY, 1 - 4 / (self.step + 4))
         with torch.no_grad():
             for kept, parameter in zip(self.mean.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(parameter, 1 - MEAN_DECAY)
+                kept.lerp_(parameter, 1 - decay)
         if self.step % LOG_EVERY_STEPS == 0:
             means = " ".join(f"{name}={self.sums[name] / self.counts[name]:.3f}" for name in self.sums)
             seen = self.step * self.job.batch * self.job.world_size

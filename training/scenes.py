@@ -9,6 +9,7 @@ from training import fonts, world
 from training.world import DIGITS, LETTERS, SIZES, Dice, Scene, Text, Thing, pick_look, place_of, vary
 
 SMALL_DIAMETER, LARGE_DIAMETER = (0.14, 0.18), (0.25, 0.31)  # fractions of the longer side
+RICH_SHARE, USUAL_SHARE = 0.25, 0.4  # of the scenes; of the texts: in Pillow's own font or DejaVu
 BORDER = 0.03  # a centre keeps this share of the side away from a border between two places
 COUNTS, COUNT_WEIGHTS = range(world.MAX_OBJECTS + 1), (0.02, 0.25, 0.22, 0.2, 0.17, 0.14)
 ASPECTS = ((1.0, 1.0, 0.45), (0.75, 1.0, 0.3), (0.5, 0.75, 0.19), (1 / 3, 0.5, 0.06))  # from, to, share
@@ -23,27 +24,32 @@ def pick_range(rng: Dice, ranges: tuple[tuple[float, float, float], ...]) -> flo
 
 
 def empty_scene(rng: Dice, sides: tuple[int, int] | None = None, narrowest: float = 0.0) -> Scene:
-    """A background alone. ``sides``: limits of the longer side; ``narrowest``: of the shorter side over the longer."""
-    side = rng.randint(*sides) if sides else round(pick_range(rng, SIDES))
-    width, height = side, round(side * max(narrowest, pick_range(rng, ASPECTS)))
+    """A background alone. ``sides``: limits of the longer side; ``narrowest``: of the shorter side over the longer.
+
+    One scene of four is rich: any size and aspect, all shapes and backgrounds, lines, textures, JPEG, objects anywhere.
+    """
+    rng.rich = rng.random() < RICH_SHARE
+    side = rng.randint(*sides) if sides else round(pick_range(rng, SIDES if rng.rich else SIDES[:1]))
+    width, height = side, round(side * max(narrowest, pick_range(rng, ASPECTS if rng.rich else ASPECTS[:2])))
     if rng.random() < 0.4:
         width, height = height, width
     shades = world.SHIFTED_BACKGROUNDS if rng.shifted else world.BACKGROUNDS
-    name = rng.choice(tuple(shades))
-    style = rng.choices(world.STYLES, (0.34, 0.22, 0.22, 0.22))[0]
+    name = rng.choice(tuple(shades) if rng.rich else world.PLAIN_BACKGROUNDS)
+    style = rng.choices(world.STYLES, (0.3, 0.2, 0.2, 0.3) if rng.rich else (1, 1, 1, 0))[0]
     rgb = vary(rng, rng.choice(shades[name]), 6)
-    quality = rng.randint(40, 92) if rng.random() < 0.25 else 0
-    return Scene(width, height, name, style, rgb, rng.getrandbits(32), shifted=rng.shifted, quality=quality)
+    quality = rng.randint(40, 92) if rng.rich and rng.random() < 0.4 else 0
+    seed = rng.getrandbits(32)
+    return Scene(width, height, name, style, rgb, seed, shifted=rng.shifted, quality=quality, rich=rng.rich)
 
 
 def make_thing(rng: Dice, scene: Scene, x: float, y: float, radius: float, size: str) -> Thing:
     """An object of random look at a place."""
     shape, colour, rgb = pick_look(rng, scene.rgb)
     turn = {"arrow": math.pi / 2 * rng.randrange(4), "moon": math.pi * rng.randrange(2)}.get(shape, 0.0)
-    fill = "filled" if shape == "ring" else rng.choice(world.FILLS)
+    fill = "filled" if shape == "ring" or not rng.rich else rng.choice(world.FILLS)
     line = (250, 250, 250) if sum(rgb) < 330 else (20, 20, 20)
     cell = place_of(x, y, scene.width, scene.height)
-    angle, form = turn + rng.uniform(-0.25, 0.25), rng.uniform(-1, 1)
+    angle, form = turn + rng.uniform(-0.25, 0.25), rng.uniform(-1, 1) * (1.0 if rng.rich else 0.4)
     return Thing(shape, colour, size, x, y, radius, angle, rgb, cell, form, fill, line)
 
 
@@ -117,8 +123,9 @@ def add_text(rng: Dice, scene: Scene, row: int) -> Scene:
     kind = rng.random()
     alphabet = LETTERS if kind < 0.7 else DIGITS
     content = rng.choice(world.WORDS) if kind < 0.3 else "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 4)))
-    font = rng.choice(fonts.names(rng.shifted))
-    height = int(min(max(scene.width, scene.height) * rng.uniform(0.18, 0.3), 0.5 * scene.height))
+    usual = not rng.shifted and rng.random() < USUAL_SHARE
+    font = rng.choice(fonts.USUAL if usual else fonts.names(rng.shifted))
+    height = int(min(max(scene.width, scene.height) * rng.uniform(0.18, 0.3), 0.4 * scene.height))
     while fonts.load(font, height).getlength(content) > scene.width * 0.86:
         height -= 1
     half = fonts.load(font, height).getlength(content) / 2 + 3
@@ -157,7 +164,7 @@ def make_scene(
         return replace(scene, things=(lone_thing(rng, scene),))
     wanted = [rng.choice(sizes) for _ in range(count)]
     narrow = min(scene.width, scene.height) < 0.74 * max(scene.width, scene.height)
-    if narrow or scene.text or rng.random() < 0.5:
+    if narrow or (rng.rich and (scene.text or rng.random() < 0.6)):
         for _ in range(12):
             things = free_things(rng, scene, wanted)
             if things is not None:

@@ -75,6 +75,7 @@ HELD_OUT_PAIRS = tuple(  # never drawn in training
     for shape, colours in (("moon", ("red", "blue", "pink", "brown")), ("arrow", ("green", "yellow", "purple", "grey")))
     for colour in colours
 )
+PLAIN_SHAPES, PLAIN_BACKGROUNDS = SHAPES[:8], tuple(BACKGROUNDS)[:6]  # of scenes that are not rich
 STYLES = ("plain", "gradient", "noisy", "textured")
 PHOTOGRAPH = "photograph"
 FILLS = ("filled", "filled", "filled", "filled", "outlined", "bordered")
@@ -141,12 +142,14 @@ class Scene:
     text: Text | None = None
     shifted: bool = False
     quality: int = 0
+    rich: bool = False
 
 
 class Dice(random.Random):
-    """Random numbers of one item. ``shifted``: draw and ask as training never does."""
+    """Random numbers of one item. ``shifted``: draw and ask as training never does. ``rich``: of the present scene."""
 
     shifted = False
+    rich = False
 
 
 def rng_for(split: str, index: int) -> Dice:
@@ -181,13 +184,14 @@ def pick_colour(rng: Dice, background: RGB, allowed: tuple[str, ...] = ()) -> tu
 
 def pick_look(rng: Dice, background: RGB) -> tuple[str, str, RGB]:
     """Shape, colour name and shade. Held-out pairs only, and often, where the dice are shifted."""
-    if rng.shifted and rng.random() < 0.25:
+    if rng.shifted and rng.random() < 0.1:
         colour, shape = rng.choice(HELD_OUT_PAIRS)
         shades = [rgb for rgb in SHIFTED_COLOURS[colour] if math.dist(rgb, background) >= MIN_CONTRAST]
         if shades:
             return shape, colour, rng.choice(shades)
     colour, rgb = pick_colour(rng, background)
-    shape = rng.choice(SHAPES)
+    shapes = SHAPES if rng.rich else PLAIN_SHAPES
+    shape = rng.choice(shapes)
     while (colour, shape) in HELD_OUT_PAIRS:
-        shape = rng.choice(SHAPES)
+        shape = rng.choice(shapes)
     return shape, colour, rgb
