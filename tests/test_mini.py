@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from training import exam, through_engine
 from training.checkpoint import load_exported
@@ -13,10 +15,9 @@ from training.evaluate import own_results, shuffle_pictures
 from training.exam import Item
 
 MINI = Path(__file__).parent.parent / "valley_cli" / "assets" / "valley-mini"
-PER_KIND = 20  # of ten kinds
+PER_KIND = 10  # of ten kinds and two splits: 200 items
 SEED = 7  # another exam than the model card's
-LOWEST = {"held-out": 0.5, "shifted": 0.4}  # about three standard errors under the scores; see training/README.md
-KINDS = [kind for kind in exam.KINDS if kind.bars]
+LOWEST = {"held-out": 0.44, "shifted": 0.43}  # three standard errors under the scores, .59 and .58
 MAX_PACKAGE_BYTES = 25_000_000
 
 
@@ -25,25 +26,36 @@ def items() -> dict[str, list[Item]]:
     return {split: exam.make_items(split, PER_KIND, 0, SEED) for split in exam.SPLITS}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small products go faster on one thread than on several that share a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("split", exam.SPLITS)
 def test_the_shipped_model_is_right_about_held_out_items(items: dict[str, list[Item]], split: str) -> None:
     model, encoder = load_exported(MINI)
-    samples = [make_sample(encoder, item.task()) for item in items[split]]
-    assert len(samples) == PER_KIND * len(KINDS) == 200
-    right = own_results(model, samples, encoder.pad_id)
+    assert len(items[split]) == PER_KIND * len(exam.BARS) == 100
+    right = own_results(model, [make_sample(encoder, item.task()) for item in items[split]], encoder.pad_id)
     assert sum(right) / len(right) >= LOWEST[split]
 
 
-def test_the_model_looks_at_the_pictures(items: dict[str, list[Item]]) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_with_other_pictures_the_model_is_wrong(items: dict[str, list[Item]]) -> None:
     model, encoder = load_exported(MINI)
-    chosen = [item for item in items["held-out"] if item.rows[0] in ("colour", "shape", "count", "whole description")]
+    looked_at = ("colour", "shape", "count", "whole description")
+    chosen = [item for item in items["held-out"] if item.rows[0] in looked_at]
     samples = shuffle_pictures([make_sample(encoder, item.task()) for item in chosen])
     assert sum(own_results(model, samples, encoder.pad_id)) / len(samples) < 0.3
 
 
 def test_the_programs_engine_gives_the_answers_that_training_measures(items: dict[str, list[Item]]) -> None:
     model, encoder = load_exported(MINI)
-    chosen = items["held-out"][::10]
+    chosen = items["held-out"][::6]
     said = through_engine.answers(MINI, chosen)
     right = own_results(model, [make_sample(encoder, item.task()) for item in chosen], encoder.pad_id)
     by_engine = [answer == item.question.answer for answer, item in zip(said, chosen, strict=True)]

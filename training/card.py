@@ -42,7 +42,7 @@ tried, tested and measured without a download.
 
 Trained from nothing by `python -m training.train` in runs that follow each other (now world version {world}; seeds
 {seed}; commit {commit}): {steps} steps, {minutes} minutes on two CPU cores shared with other work. The weights are a
-running mean over the last hundred steps or so. `training/README.md` tells how, and what was tried. Stages were
+mean of the runs' own running means: {shares}. `training/README.md` tells how, and what was tried. Stages were
 adjusted on the way by restarts from checkpoints, after looks at held-out items other than the table's.
 
 Scores on the way (held-out pictures; the worlds before run 4 were easier):

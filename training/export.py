@@ -1,7 +1,7 @@
 """``python -m training.export RUN_FOLDER... OUT_FOLDER``: a run's checkpoint as a Valley2.5 folder that valley loads.
 
-Several runs: each started from the weights of the one before it; all stand in the model card. The running mean of the
-last one's weights is written.
+Several runs: each started from weights of the ones before it; all stand in the model card. The weights written are the
+running mean of the last one's, or those of ``--weights``, a folder made by ``training.mean``.
 """
 
 from __future__ import annotations
@@ -131,12 +131,13 @@ def curve(runs: Sequence[Path]) -> str:
     return "\n".join(rows)
 
 
-def export(runs: Sequence[Path], out: Path) -> None:
+def export(runs: Sequence[Path], out: Path, weights: Path | None = None) -> None:
     """Write the folder; raises ValueError for a checkpoint over the size limit."""
     states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in runs]
     state, last = states[-1], runs[-1]
     tokenizer = Tokenizer.from_file(str(last / "tokenizer.json"))
-    tensors = {name: tensor.half().contiguous() for name, tensor in state.get("mean", state["model"]).items()}
+    chosen = torch.load(weights / "checkpoint.pt", weights_only=True) if weights else state
+    tensors = {name: tensor.half().contiguous() for name, tensor in chosen.get("mean", chosen["model"]).items()}
     steps, _, elapsed_s, _ = zip(*(found["progress"] for found in states), strict=True)
     facts = {
         "format": "pt",
@@ -144,6 +145,7 @@ def export(runs: Sequence[Path], out: Path) -> None:
         "seed": ", then ".join(str(found["seed"]) for found in states),
         "steps": " + ".join(map(str, steps)),
         "minutes": " + ".join(f"{seconds / 60:.0f}" for seconds in elapsed_s),
+        "shares": chosen.get("shares", "the last run's alone"),
         "commit": commit(),
         "curve": curve(runs),
     }
@@ -169,8 +171,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs, in order")
     parser.add_argument("out", type=Path, help="folder to write the checkpoint to")
+    parser.add_argument(
+        "--weights", type=Path, help="folder of a mean of runs, to be written instead of the last run's"
+    )
     args = parser.parse_args()
-    export(args.runs, args.out)
+    export(args.runs, args.out, args.weights)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def mean(out: Path, shares: dict[Path, float]) -> None:
     mixed = {name: torch.stack([share * found[name] for share, found in pairs]).sum(0) for name in names}
     out.mkdir(parents=True, exist_ok=True)
     last = {key: value for key, value in states[-1].items() if key not in ("mean", "optimizers")}
-    torch.save(last | {"model": mixed}, out / "checkpoint.pt")
+    said = ", ".join(f"{share:.3g} {run.name}" for run, share in shares.items())
+    torch.save(last | {"model": mixed, "shares": said}, out / "checkpoint.pt")
     shutil.copy(list(shares)[-1] / "tokenizer.json", out / "tokenizer.json")
 
 
