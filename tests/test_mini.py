@@ -17,7 +17,7 @@ from training.exam import Item
 MINI = Path(__file__).parent.parent / "valley_cli" / "assets" / "valley-mini"
 PER_KIND = 10  # of ten kinds and two splits: 200 items
 SEED = 7  # another exam than the model card's
-LOWEST = {"held-out": 0.44, "shifted": 0.43}  # three standard errors under the scores, .59 and .58
+LOWEST = {"held-out": 0.60, "shifted": 0.50}  # three standard errors under the card's mean scores, .73 and .64
 MAX_PACKAGE_BYTES = 25_000_000
 
 
