@@ -126,10 +126,10 @@ def test_ctrl_c_stops_an_answer_and_kill_9_loses_nothing_that_was_said(tmp_path:
 
 
 def test_a_piped_chat_answers_on_stdout_and_says_nothing_else_there(tmp_path: Path) -> None:
-    lines = b"What colour is the star?\n/stats\nWhat is in the picture?\n"
+    lines = b"What colour is the star?\n/stats\nWhat shape is it?\n"
     done = cold("chat", STAR, "-q", stdin=lines, env=state(tmp_path))
     assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
-    colour, picture = done.stdout.decode().splitlines()
+    colour, shape = done.stdout.decode().splitlines()
     assert "yellow" in colour.lower()
-    assert "star" in picture.lower()
+    assert "star" in shape.lower()
     assert b"\x1b" not in done.stdout + done.stderr
