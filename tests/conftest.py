@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,3 +40,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def talkative(tmp_path: Path) -> str:
+    """A checkpoint that does not stop by itself."""
+    folder = tmp_path / "talkative"
+    shutil.copytree(VALLEY25, folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 927}')
+    return str(folder)

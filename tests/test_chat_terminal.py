@@ -9,10 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.commands import COLD_LIMIT_S, Tmux, cold
-from tests.conftest import VALLEY25
 from tests.talk import STAR
 
 SIZE = (100, 50)
@@ -85,15 +82,6 @@ def test_a_whole_conversation_by_keys(tmp_path: Path) -> None:
         "What colour is\nthe star?",
     ]
     assert saved["messages"][0]["images"] == [str(tmp_path / "a star.png")]
-
-
-@pytest.fixture
-def talkative(tmp_path: Path) -> str:
-    """A checkpoint that does not stop by itself."""
-    folder = tmp_path / "talkative"
-    shutil.copytree(VALLEY25, folder)
-    (folder / "generation_config.json").write_text('{"eos_token_id": 927}')
-    return str(folder)
 
 
 def test_ctrl_c_stops_an_answer_and_kill_9_loses_nothing_that_was_said(tmp_path: Path, talkative: str) -> None:

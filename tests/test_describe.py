@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Generator
@@ -59,15 +58,6 @@ def test_on_a_terminal_stages_are_shown_and_wiped_before_the_answer() -> None:
     answer = terminal.screen.rpartition(b"\r\x1b[2K")[2]
     assert answer.strip()
     assert b"\x1b" not in answer
-
-
-@pytest.fixture
-def talkative(tmp_path: Path) -> str:
-    """A checkpoint that does not stop by itself."""
-    folder = tmp_path / "talkative"
-    shutil.copytree(VALLEY25, folder)
-    (folder / "generation_config.json").write_text('{"eos_token_id": 927}')
-    return str(folder)
 
 
 def test_ctrl_c_keeps_what_was_said_and_ends_the_whole_run(talkative: str) -> None:
@@ -224,7 +214,7 @@ class Failing:
         raise DeviceError("out of memory while answering")
 
     def measure(self, request: Request) -> Cost:
-        raise NotImplementedError
+        raise DeviceError("out of memory while measuring")
 
     def close(self) -> None:
         pass

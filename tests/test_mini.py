@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from training import exam, through_engine
 from training.checkpoint import load_exported
@@ -24,15 +22,6 @@ MAX_PACKAGE_BYTES = 25_000_000
 @pytest.fixture(scope="module")
 def items() -> dict[str, list[Item]]:
     return {split: exam.make_items(split, PER_KIND, 0, SEED) for split in exam.SPLITS}
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small products go faster on one thread than on several that share a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -8,7 +8,7 @@ and a file that holds one object over several lines is one row of ``batch`` too:
       "system": "You are terse.",
       "temperature": 0.7,                            any of ``settings.ANSWER_KEYS``
       "messages": [
-        {"role": "user", "content": "What differs?", "images": ["/home/me/a.png", "https://example.com/b.jpg"]},
+        {"role": "user", "content": "What differs?", "images": ["holiday/a.png", "https://example.com/b.jpg"]},
         {"role": "assistant", "content": "The colour."},
         {"role": "user", "content": "And here?",
          "videos": ["clip.mp4", {"source": "long.mp4", "frames": 16, "start": 2.5, "end": 9}]}
