@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from training import clips, exam, export, phrases, questions, several, talk, world
+from training import clips, crowds, exam, export, phrases, questions, several, talk, world
+from training.checkpoint import load_exported
 from training.curriculum import CURRICULA
-from training.data import Mix, collate, make_sample, patches_of, preprocess_options, random_sample
+from training.data import SHAPES, Mix, Task, collate, make_sample, parted, pixels_of, preprocess_options, random_sample
 from training.draw import draw
 from training.evaluate import shuffle_pictures
+from training.grow import grown
+from training.measure import answer_logits
+from training.model import patches_of_pixels
 from training.questions import Question
 from training.rows import IGNORE, PICTURE, prompt_ids, turns_row
 from training.scenes import make_scene, with_a_pair
@@ -83,11 +89,14 @@ def test_training_sees_the_pixels_that_the_program_sees() -> None:
     for pictures in (1, 3):
         images = [draw(scene).image for scene in scenes("train", pictures)]
         side = 168 if pictures == 1 else 112
-        for image, patches in zip(images, patches_of(images), strict=True):
+        trained = (
+            patches_of_pixels(torch.from_numpy(pixels_of(images))).unflatten(2, (3, 1, 196)).expand(-1, -1, 3, 2, 196)
+        )
+        for image, patches in zip(images, trained.flatten(2), strict=True):
             seen = preprocess(image, pictures, preprocess_options())
             assert seen.patches is not None
             assert seen.plan.vit_tokens == (side // 28) ** 2
-            assert np.array_equal(patches, seen.patches)
+            np.testing.assert_allclose(patches.numpy(), seen.patches, atol=1e-6)
 
 
 def test_pictures_of_every_size_become_the_same_number_of_tokens() -> None:
@@ -121,15 +130,65 @@ def test_later_turns_have_the_ids_of_the_programs_prompts(
     assert sorted(set(row.answer)) == [0, 1, 2]
 
 
-def test_branches_see_the_pictures_and_themselves_only(encoder: Encoder) -> None:
-    mix = Mix(several=0.2, clips=0.2, conversations=0.2, talk=0.1)
-    batch = collate([random_sample(encoder, world.rng_for("train", i), mix) for i in range(12)], encoder.pad_id)
-    for branch_L, visible_LL in zip(batch.branch_BL, batch.visible_BLL, strict=True):
-        at, seen = visible_LL.nonzero(as_tuple=True)
-        assert (seen <= at).all()
-        assert ((branch_L[at] == branch_L[seen]) | (branch_L[seen] == 0)).all()
-    slots = sum(len(group.slots) for group in batch.pictures)
-    assert slots == (batch.ids_BL == PICTURE).sum()
+MIXED = Mix(several=0.2, clips=0.2, conversations=0.2, talk=0.1, crowded=0.1)
+
+
+def test_slots_see_their_own_prefix_and_branch_only(encoder: Encoder) -> None:
+    batch = collate([random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(12)], encoder.pad_id)
+    samples, prefix, rows, length = batch.layout.sizes()
+    assert len(batch.layout.owner_R) == rows
+    assert len(batch.ids_T) == samples * prefix + rows * length
+    visible_RLT = batch.layout.bias_RLT == 0
+    lengths = torch.tensor([sample.row.parts()[0] for sample in batch.samples])
+    in_prefix = torch.arange(prefix) < lengths[batch.layout.owner_R][:, None]
+    assert (visible_RLT[:, :, :prefix] == in_prefix[:, None]).all()
+    assert not visible_RLT[:, :, prefix:].triu(1).any()
+    slots = sum(len(group.slots_N) for group in batch.pictures)
+    assert slots == (batch.ids_T == PICTURE).sum()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_answer_is_as_likely_in_a_padded_batch_of_slots_as_in_a_conversation_of_its_own(encoder: Encoder) -> None:
+    model, _ = load_exported(MINI)
+    mixed = [random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(40)]
+    filled = {shape: part for part, shape in parted(mixed)}
+    assert set(filled) == {*SHAPES, None}
+    for shape, part in filled.items():
+        batch = collate(part, encoder.pad_id, shape)
+        if shape:
+            assert batch.layout.sizes()[:2] == (shape.samples, shape.prefix)
+        with torch.inference_mode():
+            logits, _ = answer_logits(model, batch)
+        number = 0
+        for sample in part:
+            for question in sample.asked:
+                number += 1
+                if sample.row.branch[-1] > 1:  # branches: each is a conversation of one turn
+                    tokens = sample.row.ids.count(PICTURE) // len(sample.labels)
+                    row = turns_row(encoder, [len(sample.labels)], tokens, [question])
+                    if row.ids[: row.parts()[0]] != sample.row.ids[: sample.row.parts()[0]]:
+                        continue  # another system prompt
+                    with torch.inference_mode():
+                        alone = collate([replace(sample, asked=[question], row=row)], encoder.pad_id)
+                        expected, _ = answer_logits(model, alone)
+                    assert torch.allclose(logits[batch.answer_N == number], expected, atol=1e-3)
+
+
+def test_a_grown_model_computes_what_the_old_one_did(encoder: Encoder) -> None:
+    model, _ = load_exported(MINI)
+    larger = grown(model, model.config.vision_depth + 1, model.config.num_hidden_layers + 1)
+    batch = collate([random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(6)], encoder.pad_id)
+    with torch.inference_mode():
+        assert torch.allclose(answer_logits(model, batch)[0], answer_logits(larger, batch)[0], atol=1e-4)
+
+
+def test_crowded_scenes_are_full_and_ask_nothing(encoder: Encoder) -> None:
+    scenes_drawn = [crowds.crowded_scene(world.rng_for("train", index)) for index in range(SCENES)]
+    drawings = [draw(scene) for scene in scenes_drawn]
+    shown = [len(scene.things) + len(found.characters) for scene, found in zip(scenes_drawn, drawings, strict=True)]
+    assert sum(shown) / SCENES > 6
+    sample = make_sample(encoder, Task([scenes_drawn[0]], []))
+    assert sample.row.parts() == (len(sample.row.ids), [])
 
 
 @pytest.mark.parametrize("name", CURRICULA)

@@ -103,7 +103,7 @@ FIRST = Curriculum(
 IS_THERE = ("count shape", "exists")
 MORE = Curriculum(
     (
-        Stage("reading", 0.3, Mix(text=0.9, describe=0.15, branches=2)),
+        Stage("reading", 0.3, Mix(text=0.9, describe=0.15)),
         Stage(
             "is there",
             0.15,
@@ -152,7 +152,6 @@ BROAD = Curriculum(
                 talk=0.005,
                 text=0.4,
                 describe=0.7,
-                branches=10,
                 focus=0.35,
                 kinds=WEAK,
                 rounds=2,
@@ -180,7 +179,6 @@ GENTLE = Curriculum(
                 talk=0.01,
                 text=0.35,
                 describe=0.6,
-                branches=10,
                 focus=0.35,
                 kinds=WEAK,
                 rounds=2,
@@ -194,4 +192,57 @@ GENTLE = Curriculum(
     no_character=0.03,
 )
 
-CURRICULA = {"first": FIRST, "more": MORE, "broad": BROAD, "gentle": GENTLE}
+LOOK = Curriculum(
+    (Stage("look", 1.0, Mix(crowded=0.6, text=0.4, several=0.06, clips=0.03), dense_only=True),), no_character=0.03
+)
+
+DEEP = Curriculum(
+    (
+        Stage(
+            "skills",
+            0.25,
+            Mix(
+                several=0.13,
+                changed=0.05,
+                clips=0.12,
+                conversations=0.12,
+                photographs=0.01,
+                talk=0.01,
+                crowded=0.05,
+                text=0.35,
+                describe=0.5,
+                focus=0.65,
+                kinds=WEAK,
+                objects=(2, 2, 3, 3, 4, 5, 5),
+                rounds=4,
+                alike=0.15,
+            ),
+        ),
+        Stage(
+            "everything",
+            0.75,
+            Mix(
+                several=0.12,
+                changed=0.04,
+                clips=0.12,
+                conversations=0.15,
+                photographs=0.02,
+                talk=0.01,
+                crowded=0.04,
+                text=0.3,
+                describe=0.75,
+                focus=0.3,
+                kinds=WEAK,
+                objects=(2, 3, 3, 4, 5, 5),
+                rounds=2,
+                alike=0.15,
+            ),
+        ),
+    ),
+    peak=0.75,
+    falls_from=0.25,
+    dense_fades_at=0.92,
+    no_character=0.03,
+)
+
+CURRICULA = {"look": LOOK, "deep": DEEP, "first": FIRST, "more": MORE, "broad": BROAD, "gentle": GENTLE}

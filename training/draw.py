@@ -74,9 +74,7 @@ def draw_thing(image: Image.Image, thing: Thing, number: int, owner: Image.Image
     width = {"filled": 0.0, "bordered": BORDER}.get(
         thing.fill, OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form)
     )
-    inside, line, corner = draw_shape(
-        thing.shape, thing.x, thing.y, thing.radius, thing.angle, thing.form, smooth, width
-    )
+    inside, line, corner = draw_shape(thing, smooth, width)
     if thing.fill != "outlined":
         image.paste(thing.rgb, corner, inside)
     if line is not None:
@@ -100,7 +98,8 @@ def draw(scene: Scene) -> Drawing:
             shifted.draw_thing(image, thing, number, owner)
         else:  # 1: hard edges, as naive drawings have
             draw_thing(image, thing, number, owner, 1 + scene.seed % 4)
-    characters = draw_text(image, scene.text) if scene.text else ()
+    texts = (*((scene.text,) if scene.text else ()), *scene.crowd)
+    characters = tuple(character for text in texts for character in draw_text(image, text))
     if scene.quality:
         image = as_jpeg(image, scene.quality)
     return Drawing(image, np.asarray(owner), characters)

@@ -50,7 +50,7 @@ def shuffle_pictures(samples: Sequence[Sample]) -> list[Sample]:
     shuffled = list(samples)
     for group in groups.values():
         for here, there in zip(group, group[1:] + group[:1], strict=True):
-            shuffled[here] = replace(samples[here], patches_NPD=samples[there].patches_NPD)
+            shuffled[here] = replace(samples[here], pixels_NHWC=samples[there].pixels_NHWC)
     return shuffled
 
 

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from training import world
 from training.curriculum import Curriculum, Stage
-from training.data import Batch, collate, random_sample
+from training.data import Batch, collate, parted, random_sample
 from training.dense import DenseHeads
 from training.labels import CLASSES
-from training.measure import answer_logits, quick_scores
+from training.measure import answer_logits, quick_scores, seen
 from training.model import ModelConfig, ValleyMini
 from training.optim import make_optimizers, set_lr
-from training.rows import IGNORE
 from training.tokenizer import Encoder
 
 MUON_LR, ADAM_LR = 0.02, 2e-3
@@ -30,7 +29,6 @@ MAX_GRADIENT = 2.0
 LOG_EVERY_STEPS = 25
 SCORED = 36  # held-out pictures of the quick scores
 SAVE_EVERY_S, SCORE_EVERY_S = 60, 600
-TOGETHER = 6  # samples that go through the model at once
 MEAN_DECAY = 0.99  # of the running mean of the weights, per step; less at first
 WORLD_2_CLASSES = {  # of the dense labels, for runs that start from the weights of world version 2
     **{"shape": 9, "colour": 12, "size": 3, "left character": 37, "right character": 37, "background": 19},
@@ -51,6 +49,7 @@ class Job:
     world_size: int
     curriculum: Curriculum
     device: str = "cpu"
+    compiled: bool = True
 
 
 class Trainer:
@@ -64,6 +63,9 @@ class Trainer:
         self.model = ValleyMini(ModelConfig(vocab_size=self.encoder.tokenizer.get_vocab_size())).to(self.device)
         self.heads = DenseHeads(self.model.config.hidden_size, job.curriculum.no_character).to(self.device)
         self.mean = deepcopy(self.model)
+        if job.compiled:
+            for block in (*self.model.model.layers, *self.model.model.qwen2vl_vision_tower.blocks):
+                block.compile(dynamic=False)
         self.optimizers = make_optimizers([self.model, self.heads], MUON_LR, ADAM_LR)
         self.parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.step, self.phase_start, self.elapsed_s, self.was_dense_only = 0, 0, 0.0, True
@@ -121,28 +123,27 @@ class Trainer:
         first = (self.job.seed << 40) + (self.step * self.job.world_size + self.job.rank) * self.job.batch
         rngs = [world.rng_for("train", first + number) for number in range(self.job.batch)]
         samples = [random_sample(self.encoder, rng, stage.mix) for rng in rngs]
-        samples.sort(key=lambda sample: len(sample.row.ids))
-        parts = [samples[start : start + TOGETHER] for start in range(0, len(samples), TOGETHER)]
-        return [collate(part, self.encoder.pad_id).to(self.device) for part in parts]
+        parts = parted(samples)
+        return [collate(part, self.encoder.pad_id, shape).to(self.device) for part, shape in parts]
 
     def loss(self, batch: Batch, stage: Stage, progress: float) -> Tensor:
         """Dense labels alone, or answers with dense labels beside them."""
         with torch.autocast(self.device.type, torch.bfloat16):
-            towers = [self.model.see(group.patches_NPD).flatten(0, 1) for group in batch.pictures]
+            towers = seen(self.model, batch)
             dense = [self.heads.tower(t, group.labels) for t, group in zip(towers, batch.pictures, strict=True)]
             if not stage.dense_only:
-                logits, targets, probed = answer_logits(self.model, batch, towers)
+                logits, probed = answer_logits(self.model, batch, towers)
         if stage.dense_only:
             return self._total(dense, "see")
-        weight = batch.weight_BL[:, 1:][batch.label_BL[:, 1:] != IGNORE]
-        answers = (F.cross_entropy(logits, targets, reduction="none") * weight).sum() / weight.sum()
+        weight = batch.weight_N
+        each = F.cross_entropy(logits, batch.target_N, reduction="none")
+        answers = (each * weight).sum() / weight.sum().clamp(min=1e-6)
         self._note("loss", answers.item())
-        self._note("token", (logits.argmax(-1) == targets).float().mean().item())
+        self._note("token", (logits.argmax(-1) == batch.target_N).float().mean().item())
         beside = self.job.curriculum.dense_weight(progress)
         if beside == 0:
             return answers
-        flat = probed.flatten(0, 1)
-        placed = [self.heads.decoder(flat[group.slots], group.labels) for group in batch.pictures]
+        placed = [self.heads.decoder(probed[group.slots_N], group.labels) for group in batch.pictures]
         return answers + beside * (self._total(dense, "see") + self._total(placed, "place"))
 
     def _total(self, parts: list[tuple[Tensor, dict[str, float]]], prefix: str) -> Tensor:
@@ -180,7 +181,8 @@ class Trainer:
         set_lr(self.optimizers, self.job.curriculum.lr_factor(progress, self.step - self.phase_start))
         for batch in self.next_batches(stage):
             share = len(batch.samples) / self.job.batch
-            (share * self.loss(batch, stage, progress)).backward()  # type: ignore[no-untyped-call]
+            with torch.compiler.set_stance("default" if batch.shape else "force_eager"):
+                (share * self.loss(batch, stage, progress)).backward()  # type: ignore[no-untyped-call]
         now = time.monotonic()
         self.elapsed_s += self.average_gradients(min(now - self.last_step, MAX_COUNTED_STEP_S))
         self.last_step = now

@@ -11,7 +11,6 @@ from training import clips, photographs, questions, several, talk, world
 from training.data import Batch, Sample, Task, collate, make_sample
 from training.dense import PROBE
 from training.model import ValleyMini
-from training.rows import IGNORE
 from training.scenes import make_scene
 from training.tokenizer import Encoder
 
@@ -19,29 +18,26 @@ FIRST_INDEX = 1_000_000  # held-out pictures of these scores; the reported score
 MAX_BRANCHES = 16
 
 
-def answer_logits(model: ValleyMini, batch: Batch, towers: list[Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits [n, vocabulary], targets [n], probed hidden states [B, L, H]) over the answers' tokens."""
-    tokens = towers if towers is not None else [model.see(group.patches_NPD).flatten(0, 1) for group in batch.pictures]
-    slots = [group.slots for group in batch.pictures]
-    x_BLH = model.embed(batch.ids_BL, list(zip(tokens, slots, strict=True)))
-    hidden, probed = model.model(x_BLH, batch.position_BL, batch.visible_BLL, PROBE)
-    targets = batch.label_BL[:, 1:]
-    learned = targets != IGNORE
-    return model.logits(hidden[:, :-1][learned]), targets[learned], probed
+def seen(model: ValleyMini, batch: Batch) -> list[Tensor]:
+    """The tower's tokens [n, H] of each group of pictures."""
+    return [model.see(group.pixels_NHWC).flatten(0, 1)[: len(group.slots_N)] for group in batch.pictures]
+
+
+def answer_logits(model: ValleyMini, batch: Batch, towers: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """(logits [N, vocabulary] of the answers' tokens, probed hidden states [T, H])."""
+    tokens = towers if towers is not None else seen(model, batch)
+    slots = [group.slots_N for group in batch.pictures]
+    x_TH = model.embed(batch.ids_T, list(zip(tokens, slots, strict=True)))
+    hidden, probed = model.model(x_TH, batch.layout, PROBE)
+    return model.logits(hidden), probed
 
 
 def right_answers(model: ValleyMini, batch: Batch) -> list[tuple[str, bool]]:
-    """(kind, exactly right?) of every branch in a batch."""
-    logits, targets, _ = answer_logits(model, batch)
-    learned = batch.label_BL[:, 1:] != IGNORE
-    right = torch.ones(learned.shape, dtype=torch.bool)
-    right[learned] = logits.argmax(-1) == targets
-    found = []
-    for b, sample in enumerate(batch.samples):
-        for number, question in enumerate(sample.asked, 1):
-            of_answer = batch.answer_BL[b, 1:] == number
-            found.append((question.kind, bool(right[b][of_answer].all())))
-    return found
+    """(kind, exactly right?) of every question in a batch, in order."""
+    logits, _ = answer_logits(model, batch)
+    asked = [question for sample in batch.samples for question in sample.asked]
+    wrong = set(batch.answer_N[logits.argmax(-1) != batch.target_N].tolist())
+    return [(question.kind, number not in wrong) for number, question in enumerate(asked, 1)]
 
 
 def held_out_samples(encoder: Encoder, count: int, split: str = "held-out") -> list[Sample]:

@@ -1,6 +1,7 @@
 """valley-mini for training: a Qwen2-VL vision tower and a Qwen3 decoder whose module names are the tensor names.
 
-Letters in names: B rows, L positions, N pictures, P patches, T tokens, H hidden, A heads, D width of a head.
+Letters in names: N pictures or answer tokens, P patches or positions of a prefix, T tokens, H hidden, A heads, D width
+of a head; S samples, R slots, L positions of a slot (``training.rows`` tells what prefixes and slots are).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from valley_cli.engine.preprocess import CLIP_MEAN, CLIP_STD
 
 VISION_THETA = 10000.0
 EPS = 1e-6
@@ -27,7 +30,7 @@ class ModelConfig:
     head_dim: int = 48
     intermediate_size: int = 384
     rope_theta: float = 10000.0
-    vision_depth: int = 4
+    vision_depth: int = 6
     vision_embed_dim: int = 128
     vision_num_heads: int = 4
     vision_mlp_ratio: int = 4
@@ -35,6 +38,27 @@ class ModelConfig:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who sees whom. Tokens: the prefixes of S samples, each P long, then R slots, each L long.
+
+    ``owner_R``: the sample of each slot. ``bias_RLT`` [R, L, P + L] and ``causal_PP`` are added to the scores: 0 where
+    one may look, very low elsewhere. ``learn_N``: tokens after which an answer's token comes.
+    """
+
+    position_T: Tensor
+    owner_R: Tensor
+    causal_PP: Tensor
+    bias_RLT: Tensor
+    learn_N: Tensor
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """S, P, R, L."""
+        rows, length, seen = self.bias_RLT.shape
+        prefix = seen - length
+        return (self.position_T.shape[0] - rows * length) // prefix, prefix, rows, length
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -46,7 +70,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q_NAPD: Tensor, k_NBTD: Tensor, v_NBTD: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention in plain steps: on a CPU, for rows of a few hundred, twice as fast as the fused kernel.
 
-    A is a multiple of B (grouped queries); ``mask`` [N, 1, P, T] is added to the scores. Returns [N, P, A * D].
+    A is a multiple of B (grouped queries); ``mask``, added to the scores, broadcasts to [N, B, A / B, P, T]. Returns
+    [N, P, A * D].
     """
     heads, length, dim = q_NAPD.shape[1:]
     groups = heads // k_NBTD.shape[1]
@@ -54,7 +79,7 @@ def attend(q_NAPD: Tensor, k_NBTD: Tensor, v_NBTD: Tensor, mask: Tensor | None =
         q = (q_NAPD * dim**-0.5).unflatten(1, (-1, groups)).flatten(2, 3)  # N, B, groups * P, D
         scores = (q @ k_NBTD.mT).unflatten(2, (groups, length))
         if mask is not None:
-            scores += mask[:, None]
+            scores = scores + mask.type_as(scores)
         mixed = scores.softmax(-1).flatten(2, 3) @ v_NBTD
     return mixed.unflatten(2, (groups, length)).flatten(1, 2).transpose(1, 2).flatten(2)
 
@@ -69,6 +94,18 @@ def vision_rotary(patches: int, head_dim: int) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
+def patches_of_pixels(pixels_NHWC: Tensor) -> Tensor:
+    """uint8 [N, side, side, 3] -> [N, patches, 588]: normalised patches in 2x2 merge order, (channel, y, x) inside.
+
+    The program's patches (spec valley2, 3.2) without their second, equal frame.
+    """
+    n, side = pixels_NHWC.shape[0], pixels_NHWC.shape[1]
+    mean, std = (pixels_NHWC.new_tensor(values, dtype=torch.float32) for values in (CLIP_MEAN, CLIP_STD))
+    normal = (pixels_NHWC.float() / 255 - mean) / std
+    tiles = normal.view(n, side // 28, 2, 14, side // 28, 2, 14, 3)
+    return tiles.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(n, -1, 588)
+
+
 class PatchEmbed(nn.Module):
     """The convolution over whole patches, as a matmul; both temporal halves of a patch hold the same frame."""
 
@@ -77,8 +114,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(3, dim, (2, 14, 14), (2, 14, 14), bias=False)
 
     def forward(self, patches_NPD: Tensor) -> Tensor:
-        frame = patches_NPD.unflatten(-1, (3, 2, 196))[..., 0, :].flatten(-2)
-        return F.linear(frame, self.proj.weight.sum(2).flatten(1))
+        return F.linear(patches_NPD, self.proj.weight.sum(2).flatten(1))
 
 
 class VisionAttention(nn.Module):
@@ -140,7 +176,8 @@ class VisionTower(nn.Module):
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.vision_depth))
         self.merger = Merger(config)
 
-    def forward(self, patches_NPD: Tensor) -> Tensor:
+    def forward(self, pixels_NHWC: Tensor) -> Tensor:
+        patches_NPD = patches_of_pixels(pixels_NHWC)
         cos, sin = (t.to(patches_NPD.device) for t in vision_rotary(patches_NPD.shape[1], self.head_dim))
         x = self.patch_embed(patches_NPD)
         for block in self.blocks:
@@ -158,11 +195,19 @@ class DecoderAttention(nn.Module):
         self.k_proj, self.v_proj = nn.Linear(hidden, kv_heads * dim, False), nn.Linear(hidden, kv_heads * dim, False)
         self.q_norm, self.k_norm = nn.RMSNorm(dim, EPS), nn.RMSNorm(dim, EPS)
 
-    def forward(self, x_BLH: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (p(x_BLH).unflatten(-1, (-1, self.dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (t.transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))  # B, A, L, D
-        q, k = rotate(q, cos, sin).type_as(v), rotate(k, cos, sin).type_as(v)
-        return self.o_proj(attend(q, k, v, mask.type_as(v)))
+    def forward(self, x_TH: Tensor, turn: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
+        """Prefixes see themselves, slots their prefix and what ``layout.bias_RLT`` lets them see of themselves."""
+        q, k, v = (p(x_TH).unflatten(-1, (-1, self.dim)) for p in (self.q_proj, self.k_proj, self.v_proj))  # T, A, D
+        q, k = rotate(self.q_norm(q), *turn).type_as(v), rotate(self.k_norm(k), *turn).type_as(v)
+        samples, prefix, rows, length = layout.sizes()
+        split = samples * prefix
+        q_S, k_S, v_S = (t[:split].unflatten(0, (samples, prefix)) for t in (q, k, v))  # S, P, A, D
+        q_R, k_R, v_R = (t[split:].unflatten(0, (rows, length)) for t in (q, k, v))  # R, L, A, D
+        seen_k, seen_v = (torch.cat((t[layout.owner_R], own), 1) for t, own in ((k_S, k_R), (v_S, v_R)))  # R, P+L
+        seen_k, seen_v = seen_k.transpose(1, 2), seen_v.transpose(1, 2)
+        of_prefix = attend(q_S.transpose(1, 2), k_S.transpose(1, 2), v_S.transpose(1, 2), layout.causal_PP)
+        of_slots = attend(q_R.transpose(1, 2), seen_k, seen_v, layout.bias_RLT[:, None, None])
+        return self.o_proj(torch.cat((of_prefix.flatten(0, 1), of_slots.flatten(0, 1))))
 
 
 class DecoderMlp(nn.Module):
@@ -183,8 +228,8 @@ class DecoderLayer(nn.Module):
         self.self_attn = DecoderAttention(config)
         self.mlp = DecoderMlp(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn, layout)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -202,16 +247,16 @@ class ValleyModel(nn.Module):
         exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
         self.register_buffer("frequency", config.rope_theta**-exponent, persistent=False)
 
-    def forward(self, x_BLH: Tensor, position_BL: Tensor, visible_BLL: Tensor, probe: int) -> tuple[Tensor, Tensor]:
-        angle = (position_BL[:, None, :, None] * self.frequency).repeat(1, 1, 1, 2)  # B, 1, L, D
-        cos, sin = angle.cos(), angle.sin()
-        mask = torch.zeros_like(visible_BLL, dtype=x_BLH.dtype).masked_fill(~visible_BLL, -1e9)[:, None]
-        probed = x_BLH
+    def forward(self, x_TH: Tensor, layout: Layout, probe: int) -> tuple[Tensor, Tensor]:
+        """(hidden states before the answers' tokens [n, H], states after ``probe`` layers [T, H])."""
+        angle = (layout.position_T[:, None, None] * self.frequency).repeat(1, 1, 2)  # T, 1, D
+        turn = angle.cos(), angle.sin()
+        probed = x_TH
         for number, layer in enumerate(self.layers, 1):
-            x_BLH = layer(x_BLH, cos, sin, mask)
+            x_TH = layer(x_TH, turn, layout)
             if number == probe:
-                probed = x_BLH
-        return self.norm(x_BLH), probed
+                probed = x_TH
+        return self.norm(x_TH[layout.learn_N]), probed
 
 
 class ValleyMini(nn.Module):
@@ -223,15 +268,15 @@ class ValleyMini(nn.Module):
         self.model = ValleyModel(config)
         self.apply(_initialise)
 
-    def see(self, patches_NPD: Tensor) -> Tensor:
+    def see(self, pixels_NHWC: Tensor) -> Tensor:
         """Tokens of pictures of one size, [N, T, H]."""
-        return self.model.qwen2vl_vision_tower(patches_NPD)
+        return self.model.qwen2vl_vision_tower(pixels_NHWC)
 
-    def embed(self, ids_BL: Tensor, pictures: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Embeddings with picture tokens put in their slots; ``pictures``: (tokens [n, H], flat slots [n])."""
-        x = F.embedding(ids_BL.clamp(min=0), self.model.embed_tokens.weight)
+    def embed(self, ids_T: Tensor, pictures: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Embeddings [T, H] with picture tokens put in their slots; ``pictures``: (tokens [n, H], slots [n])."""
+        x = F.embedding(ids_T.clamp(min=0), self.model.embed_tokens.weight)
         for tokens, slots in pictures:
-            x = x.flatten(0, 1).index_copy(0, slots, tokens.to(x.dtype)).view_as(x)
+            x = x.index_copy(0, slots, tokens.to(x.dtype))
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -41,6 +41,13 @@ class Row:
         self.answer += [answer] * len(ids)
         return start + len(ids)
 
+    def parts(self) -> tuple[int, list[tuple[int, int]]]:
+        """Length of the prefix, which comes first, and (start, end) of each branch."""
+        prefix = next((at for at, branch in enumerate(self.branch) if branch), len(self.branch))
+        starts = [at for at in range(prefix, len(self.branch)) if self.branch[at] != self.branch[at - 1]]
+        ends = [*starts[1:], len(self.branch)]
+        return prefix, list(zip(starts, ends, strict=False))
+
 
 def user_turn(pictures: int, tokens: int, encoder: Encoder) -> tuple[list[int], str]:
     """Ids of a user's turn up to its last picture, and the text that the question's chunk starts with."""
@@ -77,15 +84,22 @@ def branches_row(encoder: Encoder, pictures: int, tokens: int, asked: list[Quest
     return row
 
 
+def branch_length(encoder: Encoder, question: Question) -> int:
+    """Positions that a question about pictures and its answer take as a branch."""
+    asked = encoder.encode(f"{user_turn(1, 0, encoder)[1]}{question.text}<|im_end|>\n")
+    told = encoder.encode(f"{question.answer}<|im_end|>")
+    return len(asked) + len(encoder.encode("<|im_start|>assistant\n")) + len(told)
+
+
 def turns_row(encoder: Encoder, attached: list[int], tokens: int, asked: list[Question], system: str = SYSTEM) -> Row:
-    """A row that is one conversation; ``attached[i]`` pictures come with question i."""
+    """A row that is one conversation; ``attached[i]`` pictures come with question i, the first ones in the prefix."""
     row = Row()
     at = row.add(system_turn(encoder, system), 0, 0)
     for number, (question, pictures) in enumerate(zip(asked, attached, strict=True), 1):
         if number > 1:
             at = row.add(encoder.encode("\n"), at, 1)
         ids, opening = user_turn(pictures, tokens, encoder)
-        at = row.add(ids, at, 1)
+        at = row.add(ids, at, min(1, number - 1))
         at = row.add(encoder.encode(f"{opening}{question.text}<|im_end|>\n"), at, 1)
         at = row.add(encoder.encode("<|im_start|>assistant\n"), at, 1)
         at = row.add(encoder.encode(f"{question.answer}<|im_end|>"), at, 1, number)

@@ -15,6 +15,7 @@ COUNTS, COUNT_WEIGHTS = range(world.MAX_OBJECTS + 1), (0.02, 0.25, 0.22, 0.2, 0.
 ASPECTS = ((1.0, 1.0, 0.45), (0.75, 1.0, 0.3), (0.5, 0.75, 0.19), (1 / 3, 0.5, 0.06))  # from, to, share
 SIDES = ((112, 380, 0.8), (56, 112, 0.08), (380, 672, 0.12))  # of the longer side: from, to, share
 TRIES = 60
+STRETCH = 0.08
 
 
 def pick_range(rng: Dice, ranges: tuple[tuple[float, float, float], ...]) -> float:
@@ -33,10 +34,9 @@ def empty_scene(rng: Dice, sides: tuple[int, int] | None = None, narrowest: floa
     width, height = side, round(side * max(narrowest, pick_range(rng, ASPECTS if rng.rich else ASPECTS[:2])))
     if rng.random() < 0.4:
         width, height = height, width
-    shades = world.SHIFTED_BACKGROUNDS if rng.shifted else world.BACKGROUNDS
-    name = rng.choice(tuple(shades) if rng.rich else world.PLAIN_BACKGROUNDS)
+    name = rng.choice(tuple(world.BACKGROUNDS) if rng.rich else world.PLAIN_BACKGROUNDS)
     style = rng.choices(world.STYLES, (0.3, 0.2, 0.2, 0.3) if rng.rich else (1, 1, 1, 0))[0]
-    rgb = vary(rng, rng.choice(shades[name]), 6)
+    rgb = world.shade(rng, name, world.BACKGROUNDS, world.SHIFTED_BACKGROUNDS, 6)
     quality = rng.randint(40, 92) if rng.rich and rng.random() < 0.4 else 0
     seed = rng.getrandbits(32)
     return Scene(width, height, name, style, rgb, seed, shifted=rng.shifted, quality=quality, rich=rng.rich)
@@ -49,8 +49,9 @@ def make_thing(rng: Dice, scene: Scene, x: float, y: float, radius: float, size:
     fill = "filled" if shape == "ring" or not rng.rich else rng.choice(world.FILLS)
     line = (250, 250, 250) if sum(rgb) < 330 else (20, 20, 20)
     cell = place_of(x, y, scene.width, scene.height)
-    angle, form = turn + rng.uniform(-0.25, 0.25), rng.uniform(-1, 1) * (1.0 if rng.rich else 0.4)
-    return Thing(shape, colour, size, x, y, radius, angle, rgb, cell, form, fill, line)
+    angle, form = turn + rng.uniform(-0.25, 0.25), rng.uniform(-1, 1) * (1.0 if rng.rich else 0.6)
+    stretch = 1.0 + STRETCH * rng.uniform(-1, 1)
+    return Thing(shape, colour, size, x, y, radius, angle, rgb, cell, form, fill, line, stretch)
 
 
 def diameter_for(rng: Dice, scene: Scene, size: str) -> float:

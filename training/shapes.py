@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from training.world import Thing
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "moon", "arrow")
 Point = tuple[float, float]
@@ -77,33 +81,34 @@ def ring_hole(form: float) -> float:
     return 0.55 + 0.06 * form
 
 
-def draw_shape(
-    shape: str, x: float, y: float, radius: float, angle: float, form: float, smooth: int, line: float = 0.0
-) -> tuple[Image.Image, Image.Image | None, tuple[int, int]]:
+def draw_shape(thing: Thing, smooth: int, line: float = 0.0) -> tuple[Image.Image, Image.Image | None, tuple[int, int]]:
     """Grey stencils of the shape and of its outline, and the corner to paste them at.
 
     ``smooth``: drawn so many times larger first. ``line``: the outline's width over the radius, 0 for none.
     """
-    corner = int(x - radius * 1.3) - 1, int(y - radius * 1.3) - 1
+    shape, form, radius = thing.shape, thing.form, thing.radius
+    corner = int(thing.x - radius * 1.3) - 1, int(thing.y - radius * 1.3) - 1
     side = int(radius * 2.6) + 3
-    cx, cy, r = (x - corner[0]) * smooth, (y - corner[1]) * smooth, radius * smooth
+    cx, cy, r = (thing.x - corner[0]) * smooth, (thing.y - corner[1]) * smooth, radius * smooth
+    wide, high = r * thing.stretch**0.5, r / thing.stretch**0.5
     width = max(round(line * r), smooth)
     stencils = []
     for is_line in (False, True)[: 1 + (line > 0)]:
         stencil = Image.new("L", (side * smooth, side * smooth), 0)
         draw = ImageDraw.Draw(stencil)
         if shape in ("circle", "ring"):
-            box = [cx - r, cy - r, cx + r, cy + r]
+            box = [cx - wide, cy - high, cx + wide, cy + high]
             if is_line:
                 draw.ellipse(box, outline=255, width=width)
             else:
                 draw.ellipse(box, fill=255)
             if shape == "ring" and not is_line:
-                hole = r * ring_hole(form)
-                draw.ellipse([cx - hole, cy - hole, cx + hole, cy + hole], fill=0)
+                across, down = wide * ring_hole(form), high * ring_hole(form)
+                draw.ellipse([cx - across, cy - down, cx + across, cy + down], fill=0)
         else:
-            c, s = math.cos(angle), math.sin(angle)
-            corners = [(cx + r * (px * c - py * s), cy + r * (px * s + py * c)) for px, py in outline(shape, form)]
+            c, s = math.cos(thing.angle), math.sin(thing.angle)
+            points = [(wide * px, high * py) for px, py in outline(shape, form)]
+            corners = [(cx + px * c - py * s, cy + px * s + py * c) for px, py in points]
             if is_line:
                 draw.line([*corners, *corners[:2]], fill=255, width=width, joint="curve")
             else:

@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda with --workers 1 and a larger --batch")
+    parser.add_argument("--eager", action="store_true", help="do not compile: half as fast, but no minute of compiling")
     parser.add_argument("--init", type=Path, help="checkpoint.pt of another run: start from its weights")
     return parser.parse_args()
 
@@ -53,7 +54,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
         meeting = f"file://{(args.out / 'rendezvous').resolve()}"
         dist.init_process_group("gloo", meeting, RENDEZVOUS_LIMIT, args.workers, rank)
     job = Job(args.out, args.minutes * 60, args.batch, args.seed, rank, args.workers, CURRICULA[args.curriculum])
-    job = replace(job, device=args.device)
+    job = replace(job, device=args.device, compiled=not args.eager)
     trainer = Trainer(job)
     if args.resume:
         trainer.restore(args.out / "checkpoint.pt", weights_only=False)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from training.shapes import SHAPES
 
-VERSION = 3
+VERSION = 4
 SPLITS = ("train", "held-out", "shifted", "example")
 RGB = tuple[int, int, int]
+Shades = dict[str, tuple[RGB, ...]]
 
 COLOURS: dict[str, tuple[RGB, ...]] = {  # shades to train with; the first is the plain one
     "red": ((215, 35, 35), (255, 0, 0), (180, 20, 25), (230, 60, 50), (200, 15, 60)),
@@ -91,6 +92,7 @@ WORDS = tuple(
         "LEFT UP DOWN TOP GO YES NO HI OK ON OFF IN OUT"
     ).split()
 )
+HELD_OUT_DISTANCE = 6.0  # in RGB between a shade to train with, before it is varied, and those held out
 MIN_CONTRAST = 100.0  # distance in RGB between an object and its background
 MAX_OBJECTS = 5
 
@@ -99,7 +101,8 @@ MAX_OBJECTS = 5
 class Thing:
     """One drawn object; ``x``, ``y`` and ``radius`` in pixels, ``cell`` an index into PLACES.
 
-    ``form`` from -1 to 1 varies the shape's proportions; ``line`` is the outline's colour of a bordered one.
+    ``form`` from -1 to 1 varies the shape's proportions, ``stretch`` its width over its height; ``line`` is the
+    outline's colour of a bordered one.
     """
 
     shape: str
@@ -114,6 +117,7 @@ class Thing:
     form: float = 0.0
     fill: str = "filled"
     line: RGB = (0, 0, 0)
+    stretch: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is in a picture, enough to draw it again exactly. ``quality``: of its JPEG copy, 0 for none."""
+    """Everything that is in a picture, enough to draw it again exactly.
+
+    ``quality``: of its JPEG copy, 0 for none. ``crowd``: rows of characters that nothing is asked about.
+    """
 
     width: int
     height: int
@@ -143,6 +150,7 @@ class Scene:
     shifted: bool = False
     quality: int = 0
     rich: bool = False
+    crowd: tuple[Text, ...] = ()
 
 
 class Dice(random.Random):
@@ -172,12 +180,27 @@ def vary(rng: Dice, rgb: RGB, amount: int = 14) -> RGB:
     return red, green, blue
 
 
+def mix_shades(rng: Dice, shades: tuple[RGB, ...], held_out: tuple[RGB, ...]) -> RGB:
+    """A shade between two of ``shades``; never one of those held out, or close to one."""
+    while True:
+        first, second, share = rng.choice(shades), rng.choice(shades), rng.random()
+        red, green, blue = (round(a + share * (b - a)) for a, b in zip(first, second, strict=True))
+        if all(math.dist((red, green, blue), other) >= HELD_OUT_DISTANCE for other in held_out):
+            return red, green, blue
+
+
+def shade(rng: Dice, name: str, trained: Shades, held_out: Shades, spread: int) -> RGB:
+    """A shade of a colour: of those held out where the dice are shifted, else between those of the training."""
+    if rng.shifted:
+        return vary(rng, rng.choice(held_out[name]), spread // 2)
+    return vary(rng, mix_shades(rng, trained[name], held_out[name]), spread)
+
+
 def pick_colour(rng: Dice, background: RGB, allowed: tuple[str, ...] = ()) -> tuple[str, RGB]:
     """A colour name and a shade of it that stands out from the background."""
-    shades = SHIFTED_COLOURS if rng.shifted else COLOURS
     while True:
-        name = rng.choice(allowed or tuple(shades))
-        rgb = vary(rng, rng.choice(shades[name]), 8 if rng.shifted else 14)
+        name = rng.choice(allowed or tuple(COLOURS))
+        rgb = shade(rng, name, COLOURS, SHIFTED_COLOURS, 14)
         if math.dist(rgb, background) >= MIN_CONTRAST:
             return name, rgb
 
