@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from training import clips, crowds, exam, export, phrases, questions, several, talk, world
+from training.batches import SHAPES, collate, parted
 from training.checkpoint import load_exported
 from training.curriculum import CURRICULA
-from training.data import SHAPES, Mix, Task, collate, make_sample, parted, pixels_of, preprocess_options, random_sample
+from training.data import Mix, Task, make_sample, pixels_of, preprocess_options, random_sample
 from training.draw import draw
 from training.evaluate import shuffle_pictures
 from training.grow import grown

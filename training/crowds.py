@@ -12,7 +12,7 @@ from training import fonts, world
 from training.scenes import diameter_for, empty_scene, make_thing
 from training.world import CHARACTERS, DIGITS, LETTERS, SIZES, Dice, Scene, Text, Thing
 
-TEXT_SHARE = 0.6  # of the crowded scenes: rows of characters; the others are of objects
+TEXT_SHARE = 0.8  # of the crowded scenes: rows of characters; the others are of objects
 MOST_THINGS, TRIES = 12, 30
 NEAREST = 0.8  # two centres are at least so many times the sum of their radii apart
 

@@ -50,7 +50,8 @@ class DenseHead(nn.Module):
             share = torch.where(here, 1.0, self.none_weights.get(name, NONE_WEIGHT))
             each = F.cross_entropy(logits, target, reduction="none")
             loss = loss + weight * (each * share).sum() / share.sum()
-            scores[name] = (logits.argmax(-1) == target)[here].float().mean().nan_to_num().item()
+            if here.any():
+                scores[name] = (logits.argmax(-1) == target)[here].float().mean().item()
         return (loss + self._geometry_loss(parts, labels) if self.geometry else loss), scores
 
     def _geometry_loss(self, parts: tuple[Tensor, ...], labels: PictureLabels) -> Tensor:

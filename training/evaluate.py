@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from training import card
+from training.batches import collate
 from training.checkpoint import load_exported, load_run
-from training.data import Sample, collate, make_sample
+from training.data import Sample, make_sample
 from training.exam import PER_KIND, SPLITS, Item, make_items
 from training.measure import right_answers
 from training.model import ValleyMini

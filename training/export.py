@@ -1,7 +1,8 @@
 """``python -m training.export RUN_FOLDER... OUT_FOLDER``: a run's checkpoint as a Valley2.5 folder that valley loads.
 
-Several runs: each started from weights of the ones before it; all stand in the model card. The weights written are the
-running mean of the last one's, or those of ``--weights``, a folder made by ``training.mean``.
+Several runs: each started from weights of the ones before it; all stand in the model card. The first one may be a
+folder of ``training.grow``, which knows the runs behind an exported checkpoint. The weights written are the running
+mean of the last one's, or those of ``--weights``, a folder made by ``training.mean``.
 """
 
 from __future__ import annotations
@@ -117,11 +118,12 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def curve(runs: Sequence[Path]) -> str:
-    """The quick scores that the runs' logs hold, as a table in Markdown."""
-    rows = ["| minute | " + " | ".join(CURVE) + " |", "|---" * (len(CURVE) + 1) + "|"]
-    for number, log in enumerate((run / "log.txt" for run in runs), 1):
-        minute, prefix = "?", f"run {number}, " if len(runs) > 1 else ""
+def curve(runs: Sequence[Path], before: dict[str, str]) -> str:
+    """The quick scores that the runs' logs hold, as a table in Markdown, or as more rows of the table before."""
+    rows = ["| minute | " + " | ".join(CURVE) + " |", "|---" * (len(CURVE) + 1) + "|"] if not before else []
+    first = len(before["seed"].split(",")) + 1 if before else 1
+    for number, log in enumerate((run / "log.txt" for run in runs), first):
+        minute, prefix = "?", f"run {number}, " if len(runs) > 1 or before else ""
         for line in log.read_text().splitlines() if log.is_file() else ():
             if found := re.search(r" ([\d.]+)min ", line):
                 minute = found[1]
@@ -134,20 +136,27 @@ def curve(runs: Sequence[Path]) -> str:
 def export(runs: Sequence[Path], out: Path, weights: Path | None = None) -> None:
     """Write the folder; raises ValueError for a checkpoint over the size limit."""
     states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in runs]
+    before: dict[str, str] = states[0].get("facts", {})
+    if before:  # the first folder is one of ``training.grow``: it stands for all the runs before
+        states, runs = states[1:], runs[1:]
     state, last = states[-1], runs[-1]
     tokenizer = Tokenizer.from_file(str(last / "tokenizer.json"))
     chosen = torch.load(weights / "checkpoint.pt", weights_only=True) if weights else state
     tensors = {name: tensor.half().contiguous() for name, tensor in chosen.get("mean", chosen["model"]).items()}
+
+    def own(name: str) -> list[str]:
+        return [before[name]] if before else []
+
     steps, _, elapsed_s, _ = zip(*(found["progress"] for found in states), strict=True)
     facts = {
         "format": "pt",
         "world": str(state["world"]),
-        "seed": ", then ".join(str(found["seed"]) for found in states),
-        "steps": " + ".join(map(str, steps)),
-        "minutes": " + ".join(f"{seconds / 60:.0f}" for seconds in elapsed_s),
+        "seed": ", then ".join([*own("seed"), *(str(found["seed"]) for found in states)]),
+        "steps": " + ".join([*own("steps"), *map(str, steps)]),
+        "minutes": " + ".join([*own("minutes"), *(f"{seconds / 60:.0f}" for seconds in elapsed_s)]),
         "shares": chosen.get("shares", "the last run's alone"),
         "commit": commit(),
-        "curve": curve(runs),
+        "curve": "\n".join([*own("curve"), curve(runs, before)]),
     }
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
         raise ValueError(f"the weights exceed {MAX_BYTES} bytes")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from training.checkpoint import load_exported
 from training.dense import DenseHeads
@@ -46,8 +47,10 @@ def main() -> None:
     heads = DenseHeads(larger.config.hidden_size)
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.folder / "tokenizer.json", args.out / "tokenizer.json")
+    with safe_open(args.folder / "model.safetensors", "pt") as weights:
+        facts = weights.metadata()  # how the folder was trained: for the model card of what comes after
     state = {"model": larger.state_dict(), "heads": heads.state_dict(), "config": larger.config.as_dict()}
-    torch.save({**state, "classes": dict(CLASSES)}, args.out / "checkpoint.pt")
+    torch.save({**state, "classes": dict(CLASSES), "facts": facts}, args.out / "checkpoint.pt")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import world
+from training.batches import Batch, collate, parted
 from training.curriculum import Curriculum, Stage
-from training.data import Batch, collate, parted, random_sample
+from training.data import random_sample
 from training.dense import DenseHeads
 from training.labels import CLASSES
 from training.measure import answer_logits, quick_scores, seen
@@ -26,6 +27,7 @@ from training.tokenizer import Encoder
 
 MUON_LR, ADAM_LR = 0.02, 2e-3
 MAX_GRADIENT = 2.0
+LEAST_DENSE = 0.5  # weight of the dense labels of pictures about which nothing is asked
 LOG_EVERY_STEPS = 25
 SCORED = 36  # held-out pictures of the quick scores
 SAVE_EVERY_S, SCORE_EVERY_S = 60, 600
@@ -128,19 +130,20 @@ class Trainer:
 
     def loss(self, batch: Batch, stage: Stage, progress: float) -> Tensor:
         """Dense labels alone, or answers with dense labels beside them."""
+        only_looks = stage.dense_only or not any(sample.asked for sample in batch.samples)
+        beside = self.job.curriculum.dense_weight(progress)
         with torch.autocast(self.device.type, torch.bfloat16):
             towers = seen(self.model, batch)
             dense = [self.heads.tower(t, group.labels) for t, group in zip(towers, batch.pictures, strict=True)]
-            if not stage.dense_only:
+            if not only_looks:
                 logits, probed = answer_logits(self.model, batch, towers)
-        if stage.dense_only:
-            return self._total(dense, "see")
+        if only_looks:
+            return self._total(dense, "see") * (1.0 if stage.dense_only else max(LEAST_DENSE, beside))
         weight = batch.weight_N
         each = F.cross_entropy(logits, batch.target_N, reduction="none")
-        answers = (each * weight).sum() / weight.sum().clamp(min=1e-6)
+        answers = (each * weight).sum() / weight.sum()
         self._note("loss", answers.item())
         self._note("token", (logits.argmax(-1) == batch.target_N).float().mean().item())
-        beside = self.job.curriculum.dense_weight(progress)
         if beside == 0:
             return answers
         placed = [self.heads.decoder(probed[group.slots_N], group.labels) for group in batch.pictures]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from training import clips, photographs, questions, several, talk, world
-from training.data import Batch, Sample, Task, collate, make_sample
+from training.batches import Batch, collate
+from training.data import Sample, Task, make_sample
 from training.dense import PROBE
 from training.model import ValleyMini
 from training.scenes import make_scene
