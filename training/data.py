@@ -48,6 +48,7 @@ class Mix:
     photographs: float = 0.0
     talk: float = 0.0
     crowded: float = 0.0  # nothing is asked about these
+    reading: float = 0.0  # pictures with a word, which is asked for
     text: float = 0.1  # of the single pictures: with a word in them
     describe: float = 0.7  # of the single pictures: with the description among the questions
     slots: int = 2  # of SLOT positions each, filled with questions
@@ -161,6 +162,14 @@ def single_task(rng: Dice, mix: Mix) -> Task:
     return Task([scene], asked, slots=mix.slots)
 
 
+def reading(rng: Dice) -> tuple[list[Scene], list[Question]]:
+    """A picture with a word in it and what it says, now and then within the description."""
+    scene = make_scene(rng, with_text=1.0)
+    found = questions.ask_all(rng, scene)
+    first = [q for q in found if q.kind == "read" or (q.kind == "describe" and rng.random() < 0.4)]
+    return [scene], [*first, *(rng.sample(found[2:], 3))]
+
+
 def one_word(found: list[Question]) -> list[Question]:
     """The questions that one word answers, answered in one word."""
     short = [replace(q, answer=sentence(re.sub("^(an?|at the) ", "", q.answer[:-1], flags=re.I))) for q in found]
@@ -174,6 +183,7 @@ def random_task(rng: Dice, mix: Mix) -> Task:
         (mix.changed, several.changed_pictures),
         (mix.clips, clips.clip),
         (mix.photographs, photographs.photograph),
+        (mix.reading, reading),
         (mix.crowded, lambda rng: ([crowds.crowded_scene(rng)], [])),
     ]
     kind = rng.random()

@@ -53,7 +53,13 @@ DESCRIBE = forms(
     Give a description of the image.
     Write a description of the picture.
     What is this?
-    Say what is in the picture.""",
+    Say what is in the picture.
+    Say what you see.
+    Tell me about the picture.
+    Tell me what the image shows.
+    What is there to see?
+    List everything in the picture.
+    Please say what is in the image.""",
     """Can you describe this image?
     What is shown in the picture?
     Describe what is in the image.
@@ -89,7 +95,11 @@ DESCRIBE_CLIP = forms(
     What is happening?
     What is happening in the video?
     What do you see in the video?
-    Tell me what happens.""",
+    Tell me what happens.
+    Say what happens.
+    What is going on?
+    What goes on in the clip?
+    Tell me what the video shows.""",
     """What happens in this video?
     Describe what happens.
     What is happening in the clip?
@@ -108,6 +118,15 @@ COUNT = forms(
     Count the objects.
     Count the shapes.
     Count the shapes in the picture.
+    Count everything in the picture.
+    Count all objects.
+    What number of shapes is there?
+    Say how many objects you see.
+    How many objects does this image have?
+    How many things does the drawing show?
+    The picture has how many objects?
+    Give the number of objects.
+    How many different objects are in it?
     What is the number of objects?
     Tell me how many objects there are.""",
     """How many shapes do you see?
@@ -125,6 +144,10 @@ COLOUR_OF = forms(
     What colour is the {thing} in the picture?
     Name the colour of the {thing}.
     Tell me the colour of the {thing}.
+    Say which colour the {thing} is.
+    Of what colour is the {thing}?
+    The {thing} has what colour?
+    What is the colour that the {thing} has?
     The {thing} has which colour?""",
     """Can you tell me the colour of the {thing}?
     In which colour is the {thing}?
@@ -154,6 +177,16 @@ SHAPE_OF = forms(
     What shape is the {colour} thing?
     What is the {colour} object?
     What shape does the {colour} object have?
+    What is the {colour} shape?
+    What is the {colour} one?
+    Which one is {colour}?
+    Which of the shapes is {colour}?
+    What kind of shape is {colour}?
+    The {colour} object is which shape?
+    Say which shape the {colour} object is.
+    Say what the {colour} thing is.
+    What do you see that is {colour}?
+    Name the {colour} object.
     Name the {colour} shape.""",
     """Which shape does the {colour} object have?
     What is the shape of the {colour} object?
@@ -181,7 +214,11 @@ WHERE = forms(
     Where is the {thing} in the picture?
     Where in the picture is the {thing}?
     Where do you see the {thing}?
-    Tell me where the {thing} is.""",
+    Tell me where the {thing} is.
+    Say where the {thing} is.
+    What is the place of the {thing}?
+    The {thing} is at which place?
+    In which part of the picture is the {thing}?""",
     """Where can you see the {thing}?
     Where is the {thing} in the image?
     In the picture, where is the {thing}?""",
@@ -328,7 +365,15 @@ READ = forms(
     What is written here?
     What does it say?
     Which word is written?
-    What is the text?""",
+    What is the text?
+    What is the word?
+    Say what is written.
+    Tell me what the text says.
+    Which letters or digits are there?
+    Read the letters.
+    Read what you see.
+    Spell the word.
+    What can be read here?""",
     """Please read the text.
     What text do you see?
     Which text is written in the picture?
@@ -402,7 +447,11 @@ CLIP_CHANGE = forms(
     How does the {thing} change?
     What changes in the video?
     What happens to the {thing}?
-    What does the {thing} do?""",
+    What does the {thing} do?
+    What becomes of the {thing}?
+    Say what happens to the {thing}.
+    What is going on with the {thing}?
+    Tell me how the {thing} changes.""",
     """What happens to the {thing} in the video?
     What changes in this clip?""",
 )
@@ -419,9 +468,84 @@ SPELLINGS = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
 OPENINGS = ("Please: ", "Tell me: ", "Look at the picture. ", "Now: ", "Look: ", "Question: ")
 
 
+MORE_OPENINGS = (
+    "Hello. ",
+    "Hi, ",
+    "Well, ",
+    "And now: ",
+    "Next: ",
+    "I wonder: ",
+    "So, ",
+    "OK. ",
+    "One more: ",
+    "Say: ",
+    "Please answer: ",
+    "Have a look. ",
+    "I want to know: ",
+    "Quick question: ",
+    "Look closely. ",
+    "In this drawing: ",
+    "About the picture: ",
+)
+ENDINGS = (
+    "here",
+    "now",
+    "please",
+    "altogether",
+    "in all",
+    "exactly",
+    "overall",
+    "then",
+    "again",
+    "in it",
+    "on it",
+    "in this drawing",
+    "at all",
+    "for me",
+    "to you",
+    "in your view",
+    "all in all",
+    "this time",
+    "in the end",
+    "if any",
+)
+FILLERS = (
+    "actually also just really maybe perhaps then there only simply still already often always never quite very "
+    "rather about around with without under over between inside outside near far here these those that this such "
+    "some any every each other another same different new old good nice main first last next second whole single "
+    "own real true think know guess find look give make take want need use try help name call write check note "
+    "mind view page screen image's photo sketch panel figure item items part parts kind sort type form one ones "
+    "body piece set group row side please thanks dear friend today once twice again soon later before after while "
+    "when how why who whose which what seen shown drawn given asked found made put placed kept visible present "
+    "clear likely sure certain possible"
+).split()
+FUNCTION_WORDS = ("the", "a", "an", "is", "are", "do", "does", "you", "of", "in", "there", "it", "have", "please")
+DISTURBED = 0.3  # of the training's questions
+
+
+def disturbed(rng: Dice, question: str) -> str:
+    """The question with an opening or an ending, with a word put in, or without a small word."""
+    kind = rng.random()
+    if kind < 0.25:
+        return rng.choice(MORE_OPENINGS) + question
+    words = question.split(" ")
+    if kind < 0.5:
+        end = question[-1] if question[-1] in ".?" else ""
+        return f"{question.removesuffix(end)} {rng.choice(ENDINGS)}{end}"
+    if kind < 0.8:
+        words.insert(rng.randint(1, len(words) - 1) if len(words) > 1 else 0, rng.choice(FILLERS))
+        return " ".join(words)
+    small = [at for at, word in enumerate(words) if word.lower() in FUNCTION_WORDS]
+    if small:
+        del words[rng.choice(small)]
+    return " ".join(words)
+
+
 def ask(rng: Dice, asked: Forms, **parts: str) -> str:
     """A phrasing, filled in; now and then in American spelling, lower case, without full stop or with an opening."""
     question = rng.choice(asked.held_out if rng.shifted else asked.trained).format(**parts)
+    if rng.training and rng.random() < DISTURBED:
+        question = disturbed(rng, question)
     if rng.random() < 0.3:
         for british, american in SPELLINGS:
             question = question.replace(british, american)

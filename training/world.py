@@ -154,10 +154,14 @@ class Scene:
 
 
 class Dice(random.Random):
-    """Random numbers of one item. ``shifted``: draw and ask as training never does. ``rich``: of the present scene."""
+    """Random numbers of one item. ``shifted``: draw and ask as training never does. ``rich``: of the present scene.
+
+    ``training``: questions may be disturbed, so that words never seen do not matter much.
+    """
 
     shifted = False
     rich = False
+    training = False
 
 
 def rng_for(split: str, index: int) -> Dice:
@@ -165,7 +169,7 @@ def rng_for(split: str, index: int) -> Dice:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}")
     dice = Dice(f"valley world {VERSION} {split} {index}")
-    dice.shifted = split == "shifted"
+    dice.shifted, dice.training = split == "shifted", split == "train"
     return dice
 
 
