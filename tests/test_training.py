@@ -131,7 +131,7 @@ def test_later_turns_have_the_ids_of_the_programs_prompts(
     assert sorted(set(row.answer)) == [0, 1, 2]
 
 
-MIXED = Mix(several=0.2, clips=0.2, conversations=0.2, talk=0.1, crowded=0.1)
+MIXED = Mix(several=0.15, clips=0.2, conversations=0.35, talk=0.05, crowded=0.1)
 
 
 def test_slots_see_their_own_prefix_and_branch_only(encoder: Encoder) -> None:
@@ -151,7 +151,7 @@ def test_slots_see_their_own_prefix_and_branch_only(encoder: Encoder) -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_an_answer_is_as_likely_in_a_padded_batch_of_slots_as_in_a_conversation_of_its_own(encoder: Encoder) -> None:
     model, _ = load_exported(MINI)
-    mixed = [random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(40)]
+    mixed = [random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(70)]
     filled = {shape: part for part, shape in parted(mixed)}
     assert set(filled) == {*SHAPES, None}
     for shape, part in filled.items():
@@ -200,9 +200,10 @@ def test_a_curriculum_fills_its_run_and_ends_still(name: str) -> None:
     alone = next((stage.share for stage in curriculum.stages if stage.dense_only), 0.0)
     factors = [curriculum.lr_factor(i / 100, 1000) for i in range(101) if i / 100 >= alone]
     assert factors == sorted(factors, reverse=True)
-    assert factors[0] <= curriculum.peak
-    assert factors[-1] < 0.03
-    assert curriculum.dense_weight(0.9) == 0
+    assert curriculum.dense_weight(0.95) == 0
+    if alone < 1:  # a run of the tower alone is only a beginning
+        assert factors[0] <= curriculum.peak
+        assert factors[-1] < 0.03
 
 
 def test_a_pair_is_two_objects_of_one_shape() -> None:

@@ -21,7 +21,7 @@ tried, tested and measured without a download.
   star, heart, diamond, cross, ring) each in its own ninth of a picture of at most 4:3 either way, on 6 background
   colours, plain, gradient or noisy. One of four was rich: 56 to 672 pixels, up to three times as wide as high or the
   reverse, moons and arrows too, outlined or bordered shapes, anywhere and overlapping a little, 6 more background
-  colours, textures, losses of JPEG. Rich scenes are much harder for it: see the table.
+  colours, textures, losses of JPEG. Rich scenes are harder for it: see the table.
 - One word or number of up to four capital letters or digits, in some forty fonts.
 - Two to eight pictures (which one shows something, what changed) and clips of 4 to 16 frames of one object that moves,
   grows, shrinks, changes colour, appears, disappears or stays.
@@ -43,8 +43,8 @@ tried, tested and measured without a download.
 
 Trained from nothing by `python -m training.train` in runs that follow each other (now world version {world}; seeds
 {seed}; commit {commit}): {steps} steps, {minutes} minutes on two CPU cores shared with other work. The weights are a
-mean of the runs' own running means: {shares}. `training/README.md` tells how, and what was tried. Stages were
-adjusted on the way by restarts from checkpoints, after looks at held-out items other than the table's.
+running mean: {shares}. `training/README.md` tells how, and what was tried. Stages were adjusted on the way by restarts
+from checkpoints, after looks at held-out and shifted items other than the table's.
 
 Scores on the way (held-out pictures; the worlds before run 4 were easier):
 

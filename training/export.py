@@ -154,7 +154,7 @@ def export(runs: Sequence[Path], out: Path, weights: Path | None = None) -> None
         "seed": ", then ".join([*own("seed"), *(str(found["seed"]) for found in states)]),
         "steps": " + ".join([*own("steps"), *map(str, steps)]),
         "minutes": " + ".join([*own("minutes"), *(f"{seconds / 60:.0f}" for seconds in elapsed_s)]),
-        "shares": chosen.get("shares", "the last run's alone"),
+        "shares": chosen.get("shares", "the last run's"),
         "commit": commit(),
         "curve": "\n".join([*own("curve"), curve(runs, before)]),
     }
