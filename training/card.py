@@ -33,7 +33,7 @@ tried, tested and measured without a download.
 - Every picture is put on a square of 168 pixels (112 among several pictures or in clips): small details are lost, and
   in pictures much wider than high, or the reverse, everything becomes small. Wider than three to one was not trained.
 - Of photographs it often says something wrong all the same; see the table.
-- Asked to describe the picture after another question, it sometimes repeats its last answer.
+- What changed between two pictures it mostly gets wrong.
 - It invents when it cannot read or see. Talk is a handful of fixed answers. English only, and only about its world;
   other phrasings than those in `training/phrases.py` often work, see *shifted* in the table.
 - Only the pairs of moon and arrow with four colours each are pairs never trained on: the first runs saw all pairs of
