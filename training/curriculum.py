@@ -246,4 +246,40 @@ DEEP = Curriculum(
     no_character=0.03,
 )
 
-CURRICULA = {"look": LOOK, "deep": DEEP, "first": FIRST, "more": MORE, "broad": BROAD, "gentle": GENTLE}
+POLISH = Curriculum(
+    (
+        Stage(
+            "polish",
+            1.0,
+            Mix(
+                several=0.06,
+                changed=0.1,
+                clips=0.06,
+                conversations=0.1,
+                photographs=0.01,
+                talk=0.01,
+                crowded=0.12,
+                reading=0.3,
+                text=0.2,
+                describe=0.75,
+                focus=0.2,
+                kinds=WEAK,
+                objects=(2, 3, 3, 4, 5, 5),
+                rounds=2,
+                alike=0.15,
+            ),
+        ),
+    ),
+    peak=0.35,
+    no_character=0.03,
+)
+
+CURRICULA = {
+    "look": LOOK,
+    "deep": DEEP,
+    "polish": POLISH,
+    "first": FIRST,
+    "more": MORE,
+    "broad": BROAD,
+    "gentle": GENTLE,
+}

@@ -69,15 +69,16 @@ class Complaints:
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = descriptor
+        self._read = 0  # bytes; the file is never cut, as decoding threads may print at any moment
 
     def heard(self) -> bool:
-        """True if there were any since the last time."""
-        if self._descriptor is None or not (size := os.fstat(self._descriptor).st_size):
+        """True if there were any since the last time. A line that is still being printed is left for the next."""
+        if self._descriptor is None or (size := os.fstat(self._descriptor).st_size) <= self._read:
             return False
-        text = os.pread(self._descriptor, size, 0)
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        return bool(_DAMAGE.search(text))
+        text = os.pread(self._descriptor, size - self._read, self._read)
+        lines = text[: text.rfind(b"\n") + 1]
+        self._read += len(lines)
+        return bool(_DAMAGE.search(lines))
 
 
 class Decoder(Protocol):
