@@ -34,6 +34,7 @@ tried, tested and measured without a download.
   in pictures much wider than high, or the reverse, everything becomes small. Wider than three to one was not trained.
 - Of photographs it often says something wrong all the same; see the table.
 - What changed between two pictures it mostly gets wrong.
+- Of words it mistakes narrow letters side by side (I, J, L: two fall into one token) and O, Q and 0, I and 1.
 - It invents when it cannot read or see. Talk is a handful of fixed answers. English only, and only about its world;
   other phrasings than those in `training/phrases.py` often work, see *shifted* in the table.
 - Only the pairs of moon and arrow with four colours each are pairs never trained on: the first runs saw all pairs of
