@@ -77,6 +77,24 @@ def test_shifted_items_use_what_training_never_does() -> None:
         assert not set(forms.trained) & set(forms.held_out)
 
 
+def test_what_training_draws_is_in_its_reach_and_the_exam_tells_what_is_not() -> None:
+    drawn = [thing for scene in scenes("train", 200) for thing in scene.things]
+    assert all(world.in_reach(thing.colour, thing.rgb) for thing in drawn)
+    assert not world.in_reach("red", (255, 255, 0))
+    assert world.in_reach("black", (5, 10, 5))
+    items = exam.make_items("shifted", per_kind=60, others=0)
+    lines = {row for item in items for row in item.rows}
+    assert {"shape: held-out pairs", "shape: shades out of reach", "colour: shades out of reach"} <= lines
+
+
+def test_a_disturbed_question_is_none_of_those_held_out() -> None:
+    rng = world.rng_for("train", 0)
+    held_out = {phrases.bare(form.format(a_thing="a star")) for form in phrases.EXISTS.held_out}
+    asked = {phrases.bare(phrases.ask(rng, phrases.EXISTS, a_thing="a star")) for _ in range(20_000)}
+    assert len(asked) > 1000
+    assert not asked & held_out
+
+
 def test_every_object_stands_out_and_lies_where_its_place_says() -> None:
     for scene in scenes("train", 200) + scenes("shifted", 200):
         cells = [thing.cell for thing in scene.things]

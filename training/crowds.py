@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from training import fonts, world
-from training.scenes import diameter_for, empty_scene, make_thing
+from training import fonts
+from training.scenes import diameter_for, empty_scene, make_thing, pick_font, text_colour
 from training.world import CHARACTERS, DIGITS, LETTERS, SIZES, Dice, Scene, Text, Thing
 
 TEXT_SHARE = 0.8  # of the crowded scenes: rows of characters; the others are of objects
@@ -23,14 +23,6 @@ def crowded_scene(rng: Dice) -> Scene:
     return rows_of_text(rng, scene) if rng.random() < TEXT_SHARE else many_things(rng, scene)
 
 
-def text_colour(rng: Dice, scene: Scene) -> world.RGB:
-    """Mostly nearly black or white, whichever is seen on the background."""
-    dark = sum(scene.rgb) < 380
-    if rng.random() < 0.35:
-        return world.pick_colour(rng, scene.rgb, ("yellow", "white") if dark else ("red", "blue", "purple", "black"))[1]
-    return world.vary(rng, (240, 240, 240) if dark else (15, 15, 15))
-
-
 def rows_of_text(rng: Dice, scene: Scene) -> Scene:
     """Rows of random characters from top to bottom, each row in a font, size and colour of its own."""
     longest, rows = max(scene.width, scene.height), []
@@ -39,7 +31,7 @@ def rows_of_text(rng: Dice, scene: Scene) -> Scene:
         height = max(8, int(longest * rng.uniform(0.14, 0.3)))
         if y + 1.15 * height > scene.height:
             break
-        name = rng.choice(fonts.USUAL if rng.random() < 0.25 else fonts.names(rng.shifted))
+        name = pick_font(rng)
         font, alphabet = fonts.load(name, height), rng.choice((LETTERS, LETTERS, DIGITS, CHARACTERS))
         content, room = "", scene.width * rng.uniform(0.5, 0.97)
         while font.getlength(content) < room:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.data import Mix
 
@@ -246,33 +246,18 @@ DEEP = Curriculum(
     no_character=0.03,
 )
 
-POLISH = Curriculum(
-    (
-        Stage(
-            "polish",
-            1.0,
-            Mix(
-                several=0.06,
-                changed=0.1,
-                clips=0.06,
-                conversations=0.1,
-                photographs=0.01,
-                talk=0.01,
-                crowded=0.12,
-                reading=0.3,
-                text=0.2,
-                describe=0.75,
-                focus=0.2,
-                kinds=WEAK,
-                objects=(2, 3, 3, 4, 5, 5),
-                rounds=2,
-                alike=0.15,
-            ),
-        ),
-    ),
-    peak=0.35,
-    no_character=0.03,
+POLISH_MIX = replace(
+    DEEP.stages[1].mix,
+    several=0.06,
+    changed=0.1,
+    clips=0.06,
+    conversations=0.1,
+    photographs=0.01,
+    crowded=0.12,
+    reading=0.3,
+    focus=0.2,
 )
+POLISH = Curriculum((Stage("polish", 1.0, POLISH_MIX),), peak=0.35, no_character=0.03)
 
 CURRICULA = {
     "look": LOOK,

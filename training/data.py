@@ -19,9 +19,10 @@ from training.rows import Row, branch_length, branches_row, turns_row
 from training.scenes import make_scene, with_a_pair
 from training.tokenizer import SYSTEM, Encoder
 from training.world import Dice, Scene
-from valley_cli.engine.preprocess import PreprocessOptions, options_from_files, plan_picture, square_pad
+from valley_cli.engine.preprocess import PreprocessOptions, options_from_files, plan_picture, square_pad, vit_view
 
 SLOT, SHORTEST = 96, 12  # positions of a slot; of the shortest branch, about
+SLOTS = 2  # that a sample fills with questions about its pictures
 MOST_ASKED = 24  # questions about one picture, before those are left out that no slot has room for
 SIDE, SIDE_SEVERAL = 168, 112  # pixels of the square a picture is brought to, alone and among several
 PREPROCESSOR_CONFIG = {  # a little apart: at exactly SIDE**2 the published rounding gives some sizes 25 tokens
@@ -51,7 +52,6 @@ class Mix:
     reading: float = 0.0  # pictures with a word, which is asked for
     text: float = 0.1  # of the single pictures: with a word in them
     describe: float = 0.7  # of the single pictures: with the description among the questions
-    slots: int = 2  # of SLOT positions each, filled with questions
     focus: float = 0.0  # of the single pictures: only ``kinds`` are asked, about ``objects`` objects
     kinds: tuple[str, ...] = ()
     objects: tuple[int, ...] = (2, 2, 3, 3, 4, 5)
@@ -91,15 +91,8 @@ def preprocess_options() -> PreprocessOptions:
 
 def pixels_of(images: list[Image.Image]) -> NDArray[np.uint8]:
     """uint8 [pictures, side, side, 3]: what the program's preprocessing brings them to, before it normalises."""
-    found = []
-    for image in images:
-        plan = plan_picture(image.size, len(images), preprocess_options())
-        square = square_pad(image)
-        for size_wh in (plan.fetched_wh, plan.patched_wh):
-            if square.size != size_wh:
-                square = square.resize(size_wh, Image.Resampling.BICUBIC)
-        found.append(np.asarray(square))
-    return np.stack(found)
+    plans = [plan_picture(image.size, len(images), preprocess_options()) for image in images]
+    return np.stack([np.asarray(vit_view(square_pad(i), plan)) for i, plan in zip(images, plans, strict=True)])
 
 
 def make_sample(encoder: Encoder, task: Task) -> Sample:
@@ -155,11 +148,11 @@ def single_task(rng: Dice, mix: Mix) -> Task:
     kinds = mix.kinds if focused else ()
     found = questions.ask_all(rng, scene)
     if rng.random() < ONE_WORD_SHARE:
-        return Task([scene], one_word(found), None, rng.choice(ONE_WORD_SYSTEMS), mix.slots)
+        return Task([scene], one_word(found), None, rng.choice(ONE_WORD_SYSTEMS), SLOTS)
     for _ in range(1, mix.rounds):
         found += [q for q in questions.ask_all(rng, scene) if q.kind in kinds]
     asked = questions.choose(rng, found, MOST_ASKED, mix.describe, kinds)
-    return Task([scene], asked, slots=mix.slots)
+    return Task([scene], asked, slots=SLOTS)
 
 
 def reading(rng: Dice) -> tuple[list[Scene], list[Question]]:
@@ -190,7 +183,7 @@ def random_task(rng: Dice, mix: Mix) -> Task:
     for share, make in makers:
         if kind < share:
             scenes, asked = make(rng)
-            return Task(scenes, asked, slots=mix.slots)
+            return Task(scenes, asked, slots=SLOTS)
         kind -= share
     for share, converse in ((mix.conversations, talk.conversation), (mix.talk, talk.talk)):
         if kind < share:

@@ -69,29 +69,3 @@ class DenseHeads(nn.Module):
         none_weights = {"left character": no_character, "right character": no_character}
         self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True, none_weights=none_weights)
         self.decoder = DenseHead(width, DECODER_WEIGHTS, geometry=False)
-
-    def carry(self, saved: dict[str, Tensor], classes: dict[str, int]) -> None:
-        """Take over the heads of a run whose labels had ``classes``: new classes start as they are here.
-
-        A label that is new, or that was "background" with the styles mixed in, starts anew.
-        """
-        own = self.state_dict()
-        for head, module in (("tower", self.tower), ("decoder", self.decoder)):
-            own[f"{head}.norm.weight"], own[f"{head}.norm.bias"] = (
-                saved[f"{head}.norm.weight"],
-                saved[f"{head}.norm.bias"],
-            )
-            at, place = 0, {}
-            for name in classes:
-                if name in module.weights:
-                    place[name], at = at, at + classes[name]
-            for part in ("weight", "bias"):
-                mine, theirs, start = own[f"{head}.out.{part}"], saved[f"{head}.out.{part}"], 0
-                for name in module.weights:
-                    shared = min(CLASSES[name], classes.get(name, 0)) if name != "background" else 0
-                    if shared:
-                        mine[start : start + shared] = theirs[place[name] : place[name] + shared]
-                    start += CLASSES[name]
-                if module.geometry:
-                    mine[start:] = theirs[at:]
-        self.load_state_dict(own)

@@ -13,7 +13,7 @@ from PIL import Image
 from training import clips, photographs, questions, several, talk, world
 from training.data import Task, one_word
 from training.draw import draw
-from training.questions import Question
+from training.questions import Question, sentence, with_article
 from training.scenes import make_scene
 from training.world import Dice, Scene
 
@@ -70,10 +70,23 @@ def single(name: str, kinds: tuple[str, ...], detail: Callable[[Question, Scene]
         if not asked:
             return None
         question = rng.choice(asked)
-        more = (f"{name}: {detail(question, scene)}",) if detail else ()
+        more = [f"{name}: {detail(question, scene)}"] if detail else []
+        if rng.shifted and name in ("colour", "shape"):
+            more += [f"{name}: {line}" for line in never_trained(question, scene)]
         return Item((scene,), (question,), (1,), (name, of_scenes(name, scene), *more))
 
     return make
+
+
+def never_trained(question: Question, scene: Scene) -> list[str]:
+    """What training cannot have drawn of the object that a question about a colour or a shape means."""
+    meant = [t for t in scene.things if question.answer in (sentence(t.colour), sentence(with_article(t.shape)))]
+    if len(meant) != 1:
+        return []
+    thing = meant[0]
+    pair = (thing.colour, thing.shape) in world.HELD_OUT_PAIRS
+    shade = not world.in_reach(thing.colour, thing.rgb)
+    return ["held-out pairs"] * pair + ["shades out of reach"] * shade
 
 
 def of_scenes(name: str, scene: Scene) -> str:

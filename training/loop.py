@@ -32,10 +32,6 @@ LOG_EVERY_STEPS = 25
 SCORED = 36  # held-out pictures of the quick scores
 SAVE_EVERY_S, SCORE_EVERY_S = 60, 600
 MEAN_DECAY = 0.99  # of the running mean of the weights, per step; less at first
-WORLD_2_CLASSES = {  # of the dense labels, for runs that start from the weights of world version 2
-    **{"shape": 9, "colour": 12, "size": 3, "left character": 37, "right character": 37, "background": 19},
-    **{"cell": 10, "row": 6, "column": 6},
-}
 MAX_COUNTED_STEP_S = 60.0  # a longer step (the machine slept) does not use up the run's time
 
 
@@ -96,7 +92,8 @@ class Trainer:
         self.model.load_state_dict(state["mean" if weights_only and "mean" in state else "model"])
         self.mean.load_state_dict(state.get("mean", state["model"]))
         if weights_only:
-            self.heads.carry(state["heads"], state.get("classes", WORLD_2_CLASSES))
+            if state["classes"] == CLASSES:  # else the heads start anew
+                self.heads.load_state_dict(state["heads"])
             return
         self.heads.load_state_dict(state["heads"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -541,11 +541,18 @@ def disturbed(rng: Dice, question: str) -> str:
     return " ".join(words)
 
 
+def bare(question: str) -> str:
+    """The words alone: what makes two phrasings the same."""
+    return question.rstrip(".?").lower()
+
+
 def ask(rng: Dice, asked: Forms, **parts: str) -> str:
     """A phrasing, filled in; now and then in American spelling, lower case, without full stop or with an opening."""
     question = rng.choice(asked.held_out if rng.shifted else asked.trained).format(**parts)
     if rng.training and rng.random() < DISTURBED:
-        question = disturbed(rng, question)
+        other = disturbed(rng, question)
+        held_out = {bare(form.format(**parts)) for form in asked.held_out}
+        question = question if bare(other) in held_out else other
     if rng.random() < 0.3:
         for british, american in SPELLINGS:
             question = question.replace(british, american)

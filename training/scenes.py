@@ -119,21 +119,32 @@ def lone_thing(rng: Dice, scene: Scene) -> Thing:
     return make_thing(rng, scene, x, y, radius, "large")
 
 
+def pick_font(rng: Dice) -> str:
+    """A font's name: often a usual one, never one held out unless the dice are shifted."""
+    usual = not rng.shifted and rng.random() < USUAL_SHARE
+    return rng.choice(fonts.USUAL if usual else fonts.names(rng.shifted))
+
+
+def text_colour(rng: Dice, scene: Scene) -> world.RGB:
+    """Mostly nearly black or white, whichever is seen on the background."""
+    dark = sum(scene.rgb) < 380
+    rgb = vary(rng, (240, 240, 240) if dark else (15, 15, 15))
+    if rng.random() < 0.3:
+        rgb = world.pick_colour(rng, scene.rgb, ("yellow", "white") if dark else ("red", "blue", "purple", "black"))[1]
+    return rgb
+
+
 def add_text(rng: Dice, scene: Scene, row: int) -> Scene:
     """The scene with a word, a number or random letters in a row of the 3x3 grid."""
     kind = rng.random()
     alphabet = LETTERS if kind < 0.7 else DIGITS
     content = rng.choice(world.WORDS) if kind < 0.3 else "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 4)))
-    usual = not rng.shifted and rng.random() < USUAL_SHARE
-    font = rng.choice(fonts.USUAL if usual else fonts.names(rng.shifted))
+    font = pick_font(rng)
     height = int(min(max(scene.width, scene.height) * rng.uniform(0.18, 0.3), 0.4 * scene.height))
     while fonts.load(font, height).getlength(content) > scene.width * 0.86:
         height -= 1
     half = fonts.load(font, height).getlength(content) / 2 + 3
-    dark = sum(scene.rgb) < 380
-    rgb = vary(rng, (240, 240, 240) if dark else (15, 15, 15))
-    if rng.random() < 0.3:
-        rgb = world.pick_colour(rng, scene.rgb, ("yellow", "white") if dark else ("red", "blue", "purple", "black"))[1]
+    rgb = text_colour(rng, scene)
     y = (row + 0.5 + rng.uniform(-0.1, 0.1)) * scene.height / 3
     y = min(max(y, 0.62 * height), scene.height - 0.62 * height)
     return replace(scene, text=Text(content, font, height, rng.uniform(half, scene.width - half), y, rgb))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 from training.shapes import SHAPES
 
@@ -93,6 +94,7 @@ WORDS = tuple(
     ).split()
 )
 HELD_OUT_DISTANCE = 6.0  # in RGB between a shade to train with, before it is varied, and those held out
+VARIED = 14  # how far each channel of an object's shade is varied, at most
 MIN_CONTRAST = 100.0  # distance in RGB between an object and its background
 MAX_OBJECTS = 5
 
@@ -200,11 +202,26 @@ def shade(rng: Dice, name: str, trained: Shades, held_out: Shades, spread: int) 
     return vary(rng, mix_shades(rng, trained[name], held_out[name]), spread)
 
 
+def in_reach(name: str, rgb: RGB) -> bool:
+    """Whether training could draw this very shade of a colour: one between two trained ones, varied."""
+    for first, second in combinations_with_replacement(COLOURS[name], 2):
+        low, high = 0.0, 1.0  # shares of the second shade at which every channel is within VARIED
+        for a, b, value in zip(first, second, rgb, strict=True):
+            ends = sorted(((value - VARIED - a) / (b - a), (value + VARIED - a) / (b - a))) if a != b else None
+            if ends:
+                low, high = max(low, ends[0]), min(high, ends[1])
+            elif abs(value - a) > VARIED:
+                low, high = 1.0, 0.0
+        if low <= high:
+            return True
+    return False
+
+
 def pick_colour(rng: Dice, background: RGB, allowed: tuple[str, ...] = ()) -> tuple[str, RGB]:
     """A colour name and a shade of it that stands out from the background."""
     while True:
         name = rng.choice(allowed or tuple(COLOURS))
-        rgb = shade(rng, name, COLOURS, SHIFTED_COLOURS, 14)
+        rgb = shade(rng, name, COLOURS, SHIFTED_COLOURS, VARIED)
         if math.dist(rgb, background) >= MIN_CONTRAST:
             return name, rgb
 

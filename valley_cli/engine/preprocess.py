@@ -161,12 +161,17 @@ def siglip_tiles(image: Image.Image, plan: PicturePlan, options: PreprocessOptio
     return np.stack([_normalise(view, SIGLIP_MEAN, SIGLIP_STD) for view in views])
 
 
-def vit_patches(image: Image.Image, plan: PicturePlan) -> NDArray[np.float32]:
-    """[grid_h * grid_w, 1176]: two BICUBIC resizes, CLIP normalisation, patches in merge order (spec 3.2)."""
+def vit_view(image: Image.Image, plan: PicturePlan) -> Image.Image:
+    """The picture as the ViT's patches are cut from it: two BICUBIC resizes (spec 3.2)."""
     for target_wh in (plan.fetched_wh, plan.patched_wh):
         if image.size != target_wh:
             image = image.resize(target_wh, Image.Resampling.BICUBIC)
-    return patchify(_normalise(image, CLIP_MEAN, CLIP_STD))
+    return image
+
+
+def vit_patches(image: Image.Image, plan: PicturePlan) -> NDArray[np.float32]:
+    """[grid_h * grid_w, 1176]: ``vit_view``, CLIP normalisation, patches in merge order (spec 3.2)."""
+    return patchify(_normalise(vit_view(image, plan), CLIP_MEAN, CLIP_STD))
 
 
 def patchify(pixels_CHW: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -186,8 +191,8 @@ def preprocess(image: Image.Image, n_pictures: int, options: PreprocessOptions, 
     """An RGB picture, one of ``n_pictures`` in the request, ready for the towers. ``key``: its ``picture_key``."""
     plan = plan_picture(image.size, n_pictures, options)
     tiles = siglip_tiles(image, plan, options) if options.siglip else None
-    vit_view = square_pad(image) if options.image_aspect_ratio == "pad" else image
-    patches = vit_patches(vit_view, plan) if options.vit else None
+    whole = square_pad(image) if options.image_aspect_ratio == "pad" else image
+    patches = vit_patches(whole, plan) if options.vit else None
     return Picture(plan, tiles, patches, key or picture_key(image, plan, options))
 
 
