@@ -60,7 +60,8 @@ def markdown(results: dict[str, dict[str, Line]], source: str) -> str:
     head = (
         f"Exact match of greedy answers ({source}) on items whose seeds are never trained on. *As trained*: the world "
         "of the training. *Shifted*: fonts, drawing code and phrasings that are held out, other shades, and held-out "
-        "colour-shape pairs one time in ten (how far they are from the training stands below the table). Behind each score its 95 % interval and the bar. *Blind*: always the commonest answer "
+        "colour-shape pairs one time in ten (how far they are from the training stands below the table). Behind each "
+        "score its 95 % interval and the bar. *Blind*: always the commonest answer "
         "of that line. *Shuffled*: with another item's pictures (the first items of each kind).\n\n"
         "| question | n | as trained | 95 % | bar | shifted | 95 % | bar | blind | shuffled |\n" + "|---" * 10 + "|\n"
     )
