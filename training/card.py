@@ -35,8 +35,8 @@ tried, tested and measured without a download.
 - Of photographs it often says something wrong all the same; see the table.
 - What changed between two pictures it mostly gets wrong.
 - A later turn that refers back ("and its colour?") is what it was taught and examined on. A fresh question as a second
-  turn, 150 of each after one about a colour: where .99, background .89, which side, count and description .87, what is at a
-  place .86, is there ...? .77, an absent object .60 (it may then deny what is there).
+  turn, 150 of each after one about a colour: where .99, background .89, which side, count and description .87, what is
+  at a place .86, is there ...? .77, an absent object .60 (it may then deny what is there).
 - Of words it mistakes narrow letters side by side (I, J, L: two fall into one token) and O, Q and 0, I and 1.
 - It invents when it cannot read or see. Talk is a handful of fixed answers. English only, and only about its world;
   other phrasings than those in `training/phrases.py` often work, see *shifted* in the table.
@@ -62,8 +62,9 @@ Scores on the way (held-out pictures; the worlds before run 4 were easier):
 How far the shifted items are from the training, counted in 24 000 of its samples: the training's shades run between
 its old ones and are varied, so that three of four shifted objects lie within 5 of a trained shade (in RGB) and 1 in 27
 has the very same; *shades out of reach* are those that training cannot draw. Held-out pairs came in by the changes of a
-colour or a shape, 14 times among 61 000 objects. Of 6000 shifted questions 25 have words that training used, too,
-mostly "What is its shape?", which is held out as a later turn only. Fonts and drawing code are apart.
+colour or a shape, 14 times among 61 000 objects. Of 6000 shifted questions 25 have words that training used, too: 10
+"What is its shape?" (held out as a later turn only), 10 "Is a star in the image?" (where training had left out a word),
+5 of the one way to ask for a clip's last colour. Fonts and drawing code are apart.
 """
 NOT_MEASURED = "Not measured yet: `python -m training.evaluate` fills this in."
 
