@@ -9,7 +9,7 @@ from training.phrases import ask
 from training.questions import Question, name, sentence, with_article
 from training.scenes import empty_scene, make_thing
 from training.several import NARROWEST, SIDES
-from training.world import Dice, Scene, Thing, pick_colour
+from training.world import HELD_OUT_PAIRS, Dice, Scene, Thing, pick_colour
 
 MOTIONS = ("right", "left", "down", "up", "colour", "grow", "shrink", "appear", "disappear", "still")
 WAYS = ("right", "left", "down", "up")
@@ -25,7 +25,7 @@ def clip(rng: Dice) -> tuple[list[Scene], list[Question]]:
     radius = min(base.width, base.height) * rng.uniform(0.2, 0.36) / 2
     thing = make_thing(rng, base, 0, 0, radius, "large")
     later_colour, later_rgb = pick_colour(rng, base.rgb)
-    while later_colour == thing.colour:
+    while later_colour == thing.colour or (later_colour, thing.shape) in HELD_OUT_PAIRS:
         later_colour, later_rgb = pick_colour(rng, base.rgb)
     start = rng.uniform(0.03, 0.97 - LEAST_WAY)
     path = (start, rng.uniform(start + LEAST_WAY, 0.97)) if rng.random() < 0.6 else (0.05, 0.95)
@@ -79,7 +79,7 @@ def _clip_questions(rng: Dice, thing: Thing, motion: str, later_colour: str) -> 
     found.append(Question("clip change", ask(rng, phrases.CLIP_CHANGE, thing=handle), sentence(told)))
     found.append(Question("clip shape", ask(rng, phrases.CLIP_SHAPE), sentence(with_article(thing.shape))))
     if motion == "colour":
-        found.append(Question("clip colour", f"What colour is the {thing.shape} at the end?", sentence(later_colour)))
+        found.append(Question("clip colour", ask(rng, phrases.LAST_COLOUR, thing=thing.shape), sentence(later_colour)))
     else:
         found.append(Question("clip colour", ask(rng, phrases.COLOUR_OF, thing=thing.shape), sentence(thing.colour)))
     asked = ask(rng, phrases.MOVES, thing=handle)

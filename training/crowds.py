@@ -12,7 +12,8 @@ from training import fonts
 from training.scenes import diameter_for, empty_scene, make_thing, pick_font, text_colour
 from training.world import CHARACTERS, DIGITS, LETTERS, SIZES, Dice, Scene, Text, Thing
 
-TEXT_SHARE = 0.8  # of the crowded scenes: rows of characters; the others are of objects
+TEXT_SHARE = 0.75  # of the crowded scenes: rows of characters; the others are of objects
+UNNAMED_SHARE = 0.5  # of the scenes of objects: in colours without a name
 MOST_THINGS, TRIES = 12, 30
 NEAREST = 0.8  # two centres are at least so many times the sum of their radii apart
 
@@ -48,6 +49,7 @@ def rows_of_text(rng: Dice, scene: Scene) -> Scene:
 def many_things(rng: Dice, scene: Scene) -> Scene:
     """Up to twelve objects anywhere, overlapping a little."""
     found: list[Thing] = []
+    rng.unnamed = rng.random() < UNNAMED_SHARE
     for _ in range(rng.randint(4, MOST_THINGS)):
         size = rng.choice(SIZES)
         radius = diameter_for(rng, scene, size) / 2
@@ -56,4 +58,5 @@ def many_things(rng: Dice, scene: Scene) -> Scene:
             if all(math.hypot(x - o.x, y - o.y) >= NEAREST * (radius + o.radius) for o in found):
                 found.append(make_thing(rng, scene, x, y, radius, size))
                 break
+    rng.unnamed = False
     return replace(scene, things=tuple(found))

@@ -259,7 +259,33 @@ POLISH_MIX = replace(
 )
 POLISH = Curriculum((Stage("polish", 1.0, POLISH_MIX),), peak=0.35, no_character=0.03)
 
+BROADER = Curriculum(
+    (
+        Stage("look", 0.05, Mix(crowded=0.6, text=0.4, several=0.06, clips=0.03), dense_only=True),
+        Stage(
+            "broader",
+            0.95,
+            replace(
+                POLISH_MIX,
+                several=0.06,
+                changed=0.06,
+                clips=0.07,
+                conversations=0.17,
+                crowded=0.13,
+                reading=0.26,
+                unnamed=0.05,
+            ),
+        ),
+    ),
+    peak=0.5,
+    dense_peak=0.35,
+    falls_from=0.2,
+    dense_fades_at=0.92,
+    no_character=0.03,
+)
+
 CURRICULA = {
+    "broader": BROADER,
     "look": LOOK,
     "deep": DEEP,
     "polish": POLISH,

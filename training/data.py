@@ -50,6 +50,7 @@ class Mix:
     talk: float = 0.0
     crowded: float = 0.0  # nothing is asked about these
     reading: float = 0.0  # pictures with a word, which is asked for
+    unnamed: float = 0.0  # pictures of objects in colours without a name: of shapes, numbers, sizes and places
     text: float = 0.1  # of the single pictures: with a word in them
     describe: float = 0.7  # of the single pictures: with the description among the questions
     focus: float = 0.0  # of the single pictures: only ``kinds`` are asked, about ``objects`` objects
@@ -163,6 +164,16 @@ def reading(rng: Dice) -> tuple[list[Scene], list[Question]]:
     return [scene], [*first, *(rng.sample(found[2:], 3))]
 
 
+def unnamed(rng: Dice) -> tuple[list[Scene], list[Question]]:
+    """A picture of objects whose colours have no name, and what can be asked of it all the same."""
+    rng.unnamed = True
+    scene = make_scene(rng, rng.choice((1, 1, 2, 2, 3, 4)))
+    rng.unnamed = False
+    asked = questions.without_colours(questions.ask_all(rng, scene) + questions.ask_all(rng, scene))
+    rng.shuffle(asked)
+    return [scene], asked[:MOST_ASKED]
+
+
 def one_word(found: list[Question]) -> list[Question]:
     """The questions that one word answers, answered in one word."""
     short = [replace(q, answer=sentence(re.sub("^(an?|at the) ", "", q.answer[:-1], flags=re.I))) for q in found]
@@ -177,6 +188,7 @@ def random_task(rng: Dice, mix: Mix) -> Task:
         (mix.clips, clips.clip),
         (mix.photographs, photographs.photograph),
         (mix.reading, reading),
+        (mix.unnamed, unnamed),
         (mix.crowded, lambda rng: ([crowds.crowded_scene(rng)], [])),
     ]
     kind = rng.random()

@@ -72,21 +72,16 @@ def single(name: str, kinds: tuple[str, ...], detail: Callable[[Question, Scene]
         question = rng.choice(asked)
         more = [f"{name}: {detail(question, scene)}"] if detail else []
         if rng.shifted and name in ("colour", "shape"):
-            more += [f"{name}: {line}" for line in never_trained(question, scene)]
+            more += [f"{name}: held-out pairs"] * held_out_pair(question, scene)
         return Item((scene,), (question,), (1,), (name, of_scenes(name, scene), *more))
 
     return make
 
 
-def never_trained(question: Question, scene: Scene) -> list[str]:
-    """What training cannot have drawn of the object that a question about a colour or a shape means."""
+def held_out_pair(question: Question, scene: Scene) -> bool:
+    """Whether a question about a colour or a shape means an object whose colour and shape training never combined."""
     meant = [t for t in scene.things if question.answer in (sentence(t.colour), sentence(with_article(t.shape)))]
-    if len(meant) != 1:
-        return []
-    thing = meant[0]
-    pair = (thing.colour, thing.shape) in world.HELD_OUT_PAIRS
-    shade = not world.in_reach(thing.colour, thing.rgb)
-    return ["held-out pairs"] * pair + ["shades out of reach"] * shade
+    return len(meant) == 1 and (meant[0].colour, meant[0].shape) in world.HELD_OUT_PAIRS
 
 
 def of_scenes(name: str, scene: Scene) -> str:
@@ -135,9 +130,19 @@ def of_pictures(
     return make
 
 
+CONVERSATIONS = (talk.about_one_picture, talk.about_a_clip, talk.attached_later, talk.about_several)
+LATER = {
+    "turn": "refers back",
+    "fresh": "stands on its own",
+    "talk": "stands on its own",
+    "clip turn": "about a clip",
+    "several turn": "about several pictures",
+}
+
+
 def later_turn(rng: Dice) -> Item | None:
     """A second or later question of a conversation; what was answered before is given."""
-    said = rng.choice((talk.about_one_picture, talk.about_one_picture, talk.about_a_clip, talk.attached_later))(rng)
+    said = rng.choices(CONVERSATIONS, (0.5, 0.2, 0.2, 0.1))[0](rng)
     last = rng.choice((2, 2, 2, 3, 4, 5, 6))
     asked = said.asked[:last]
     if len(asked) < 2:
@@ -145,7 +150,7 @@ def later_turn(rng: Dice) -> Item | None:
     attached = said.attached[: len(asked)]
     if sum(attached) != len(said.scenes):
         return None
-    about = {"clip turn": "about a clip", "turn": "about a picture"}.get(asked[-1].kind, "a picture comes later")
+    about = LATER.get(asked[-1].kind, "a picture comes later")
     return Item(tuple(said.scenes), tuple(asked), tuple(attached), ("second turn", f"second turn: {about}"))
 
 

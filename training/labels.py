@@ -11,10 +11,11 @@ from PIL import Image
 
 from training.draw import Drawing
 from training.shapes import SHAPES
-from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, Scene
+from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, UNNAMED, Scene
 
 SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
 MAX_GRID = 6
+NOT_LEARNED = -100  # a label that counts neither for nor against: cross entropy leaves it out
 CLASSES = {  # label -> number of classes; 0 means "none" except for row and column
     "shape": 1 + len(SHAPES),
     "colour": 1 + len(COLOURS),
@@ -84,8 +85,8 @@ def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
         points = (owners == number).sum(1)
         here = points > covered
         covered = np.maximum(covered, points)
-        look = (SHAPES.index(thing.shape), tuple(COLOURS).index(thing.colour), SIZES.index(thing.size))
-        classes[here, :3] = [value + 1 for value in look]
+        colour = NOT_LEARNED if thing.colour == UNNAMED else 1 + tuple(COLOURS).index(thing.colour)
+        classes[here, :3] = (1 + SHAPES.index(thing.shape), colour, 1 + SIZES.index(thing.size))
         classes[here, column["cell"]] = thing.cell + 1
         x, y = (thing.x + left) * grid / side, (thing.y + top) * grid / side
         offsets[here] = np.stack([x - columns - 0.5, y - rows - 0.5, 0 * rows + thing.radius * grid / side], 1)[here]

@@ -9,25 +9,11 @@ from PIL import Image
 
 from training import phrases, textures
 from training.draw import draw
-from training.phrases import Forms, ask, forms
+from training.phrases import Forms, ask
 from training.questions import Question, join, sentence
 from training.world import COLOURS, PHOTOGRAPH, Dice, Scene
 
 ONLY_DRAWINGS = "I only know simple drawings."
-LIGHT = forms(
-    """Is it light or dark?
-    Is the picture light or dark?
-    Is the photograph light or dark?
-    How light is the picture?""",
-    """Is this picture light or dark?""",
-)
-MAIN_COLOURS = forms(
-    """What are the main colours?
-    Which colours are in the photograph?
-    What colours do you see?
-    Name the main colours.""",
-    """Which colours do you see?""",
-)
 GRID = 12  # a photograph is judged as GRID x GRID even spots
 
 
@@ -82,8 +68,8 @@ def questions_about(rng: Dice, image: Image.Image) -> list[Question]:
     main, level, where = judged(image)
     told = f"a photograph, {level}, mostly {join(main)}{f', lighter at the {where}' if where else ''}"
     found = [Question("describe photograph", ask(rng, phrases.DESCRIBE), f"{sentence(told)} {ONLY_DRAWINGS}")]
-    found.append(Question("light", ask(rng, LIGHT), sentence(level)))
-    found.append(Question("main colours", ask(rng, MAIN_COLOURS), sentence(join(main))))
+    found.append(Question("light", ask(rng, phrases.LIGHT), sentence(level)))
+    found.append(Question("main colours", ask(rng, phrases.MAIN_COLOURS), sentence(join(main))))
     others: tuple[Forms, ...] = (phrases.COUNT, phrases.SHAPE_ONLY, phrases.SHAPES)
     found.append(Question("photograph", ask(rng, rng.choice(others)), f"This is a photograph. {ONLY_DRAWINGS}"))
     return found

@@ -5,9 +5,13 @@ Each ``Forms`` also holds phrasings that are never trained on, for the shifted q
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 
-from training.world import Dice
+from training.shapes import SHAPES as SHAPE_NAMES
+from training.world import COLOURS as COLOUR_NAMES
+from training.world import PLACES, Dice
 
 
 @dataclass(frozen=True)
@@ -286,7 +290,7 @@ EXISTS = forms(
     """Does the image show {a_thing}?
     Can you see {a_thing} in the picture?
     Do you see {a_thing} here?
-    Is {a_thing} in the image?""",
+    Is {a_thing} part of the picture?""",
 )
 COUNT_SHAPE = forms(
     """How many {things} are there?
@@ -464,6 +468,99 @@ CLIP_SHAPE = forms(
     """Which shape is in the video?
     What shape is in this clip?""",
 )
+LAST_COLOUR = forms(
+    """What colour is the {thing} at the end?
+    What colour is the {thing} in the end?
+    Which colour does the {thing} have at the end?
+    Which colour does the {thing} get?
+    What colour does the {thing} become?
+    What colour is the {thing} at last?""",
+    """Which colour is the {thing} at the end?
+    At the end, what colour is the {thing}?""",
+)
+IT_COLOUR = forms(
+    """And its colour?
+    And what colour is it?
+    What colour is it?
+    What is its colour?
+    Which colour is it?
+    Its colour?
+    And the colour?""",
+    """And which colour is it?
+    Which colour does it have?
+    What is the colour?""",
+)
+IT_SIZE = forms(
+    """And its size?
+    How big is it?
+    Is it small or large?
+    And how large is it?
+    What size is it?""",
+    """How large is it?
+    And what size is it?""",
+)
+IT_PLACE = forms(
+    """And where is it?
+    Where is it?
+    Where?
+    And its place?
+    Where in the picture is it?""",
+    """Where do you see it?
+    And at which place is it?""",
+)
+IT_SHAPE = forms(
+    """And its shape?
+    What is it?
+    What is it?
+    What shape is it?
+    And what shape is it?
+    What is its shape?
+    Which shape is it?""",
+    """Which shape does it have?
+    And which shape is it?""",
+)
+AND_THE = forms(
+    """And the {thing}?
+    What about the {thing}?
+    And what about the {thing}?
+    And of the {thing}?""",
+    """How about the {thing}?
+    Now the {thing}?""",
+)
+AND_A = forms(
+    """And {a_thing}?
+    Is there also {a_thing}?
+    What about {a_thing}?
+    And is there {a_thing}?""",
+    """Do you also see {a_thing}?
+    And do you see {a_thing}?""",
+)
+THIS_ONE = forms(
+    """And this one?
+    And this picture?
+    What is in this one?
+    And here?
+    What do you see now?
+    Describe this one.
+    What about this one?
+    And now?""",
+    """And in this one?
+    What about this picture?""",
+)
+LIGHT = forms(
+    """Is it light or dark?
+    Is the picture light or dark?
+    Is the photograph light or dark?
+    How light is the picture?""",
+    """Is this picture light or dark?""",
+)
+MAIN_COLOURS = forms(
+    """What are the main colours?
+    Which colours are in the photograph?
+    What colours do you see?
+    Name the main colours.""",
+    """Which colours do you see?""",
+)
 SPELLINGS = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
 OPENINGS = ("Please: ", "Tell me: ", "Look at the picture. ", "Now: ", "Look: ", "Question: ")
 
@@ -546,13 +643,27 @@ def bare(question: str) -> str:
     return question.rstrip(".?").lower()
 
 
+ALL_FORMS = tuple(value for value in dict(globals()).values() if isinstance(value, Forms))
+
+
+@cache
+def held_out_pattern() -> re.Pattern[str]:
+    """Matches the bare words of every phrasing that is held out, whatever is filled in."""
+    thing = f"(?:(?:{'|'.join(COLOUR_NAMES)}) )?(?:{'|'.join(SHAPE_NAMES)})"
+    sides = "left|right|left of|right of|above|below"
+    filled = {"thing": thing, "mark": thing, "a_thing": f"an? {thing}", "things": f"(?:{'|'.join(SHAPE_NAMES)})e?s"}
+    filled |= {"colour": "|".join(COLOUR_NAMES), "place": "|".join(PLACES), "number": "[0-9]"}
+    filled |= {"side": sides, "one": sides, "other": sides}
+    templates = [re.escape(bare(template)) for each in ALL_FORMS for template in each.held_out]
+    return re.compile("|".join(re.sub(r"\\{(\w+)\\}", lambda m: f"(?:{filled[m[1]]})", t) for t in templates))
+
+
 def ask(rng: Dice, asked: Forms, **parts: str) -> str:
     """A phrasing, filled in; now and then in American spelling, lower case, without full stop or with an opening."""
     question = rng.choice(asked.held_out if rng.shifted else asked.trained).format(**parts)
     if rng.training and rng.random() < DISTURBED:
         other = disturbed(rng, question)
-        held_out = {bare(form.format(**parts)) for form in asked.held_out}
-        question = question if bare(other) in held_out else other
+        question = question if held_out_pattern().fullmatch(bare(other)) else other
     if rng.random() < 0.3:
         for british, american in SPELLINGS:
             question = question.replace(british, american)

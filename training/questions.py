@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from training import phrases
 from training.phrases import ask
 from training.shapes import SHAPES
-from training.world import COLOURS, PLACES, Dice, Scene, Thing
+from training.world import COLOURS, PLACES, UNNAMED, Dice, Scene, Thing
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 VOWELS = "aeiou"
@@ -206,6 +207,13 @@ def ask_all(rng: Dice, scene: Scene) -> list[Question]:
     found.append(Question("background", ask(rng, phrases.BACKGROUND), sentence(scene.background)))
     found.append(Question("style", ask(rng, phrases.STYLE), sentence(scene.style)))
     return found
+
+
+def without_colours(found: list[Question]) -> list[Question]:
+    """Those questions whose words and answer name no colour."""
+    names = re.compile(rf"\b({'|'.join((*COLOURS, UNNAMED))})s?\b", re.IGNORECASE)
+    kinds = ("describe", "colours", "count colour", "background")
+    return [q for q in found if q.kind not in kinds and not names.search(f"{q.text} {q.answer}")]
 
 
 def choose(

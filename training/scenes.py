@@ -36,7 +36,7 @@ def empty_scene(rng: Dice, sides: tuple[int, int] | None = None, narrowest: floa
         width, height = height, width
     name = rng.choice(tuple(world.BACKGROUNDS) if rng.rich else world.PLAIN_BACKGROUNDS)
     style = rng.choices(world.STYLES, (0.3, 0.2, 0.2, 0.3) if rng.rich else (1, 1, 1, 0))[0]
-    rgb = world.shade(rng, name, world.BACKGROUNDS, world.SHIFTED_BACKGROUNDS, 6)
+    rgb = world.shade(rng, name, world.BACKGROUNDS, world.SHIFTED_BACKGROUNDS, world.BACKGROUND_VARIED)
     quality = rng.randint(40, 92) if rng.rich and rng.random() < 0.4 else 0
     seed = rng.getrandbits(32)
     return Scene(width, height, name, style, rgb, seed, shifted=rng.shifted, quality=quality, rich=rng.rich)

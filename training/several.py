@@ -8,7 +8,7 @@ from training import phrases
 from training.phrases import ask
 from training.questions import NUMBERS, Question, brief, name, only, sentence, with_article
 from training.scenes import make_scene, make_thing
-from training.world import PLACES, Dice, Scene, Thing, pick_look, place_of
+from training.world import HELD_OUT_PAIRS, PLACES, Dice, Scene, Thing, pick_look, place_of
 
 SIDES = (112, 300)
 NARROWEST = 0.56  # 16:9
@@ -86,7 +86,7 @@ def change(rng: Dice, before: Scene) -> tuple[Scene, str]:
     if kind == "none":
         return before, "Nothing changed."
     other = thing
-    while other.colour == thing.colour or other.shape == thing.shape:
+    while other.colour == thing.colour or other.shape == thing.shape or (look_of(kind, thing, other) in HELD_OUT_PAIRS):
         other = make_thing(rng, before, thing.x, thing.y, thing.radius, "large")
     if kind == "colour":
         new = replace(thing, colour=other.colour, rgb=other.rgb)
@@ -95,6 +95,11 @@ def change(rng: Dice, before: Scene) -> tuple[Scene, str]:
         new = replace(other, colour=thing.colour, rgb=thing.rgb)
         told = f"the {name(thing)} became {with_article(new.shape)}"
     return replace(before, things=tuple(new if t is thing else t for t in before.things)), sentence(told)
+
+
+def look_of(kind: str, thing: Thing, other: Thing) -> tuple[str, str]:
+    """Colour and shape of the object when it has taken the other's colour, or else its shape."""
+    return (other.colour, thing.shape) if kind == "colour" else (thing.colour, other.shape)
 
 
 def arranged(scene: Scene, things: list[Thing]) -> Scene:

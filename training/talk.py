@@ -3,94 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from training import clips, phrases, several
-from training.phrases import ask, forms
-from training.questions import (
-    NUMBERS,
-    Question,
-    brief,
-    describe,
-    only,
-    plural,
-    sentence,
-    with_article,
-)
+from training.phrases import ask
+from training.questions import Question, ask_all, brief, describe, only, sentence, with_article
 from training.scenes import make_scene
 from training.shapes import SHAPES
 from training.world import PLACES, Dice, Scene, Thing
 
 Maker = Callable[[Dice, str, Thing], Question]
 MOST_TURNS = 6
-IT_COLOUR = forms(
-    """And its colour?
-    And what colour is it?
-    What colour is it?
-    What is its colour?
-    Which colour is it?
-    Its colour?
-    And the colour?""",
-    """And which colour is it?
-    Which colour does it have?
-    What is the colour?""",
-)
-IT_SIZE = forms(
-    """And its size?
-    How big is it?
-    Is it small or large?
-    And how large is it?
-    What size is it?""",
-    """How large is it?
-    And what size is it?""",
-)
-IT_PLACE = forms(
-    """And where is it?
-    Where is it?
-    Where?
-    And its place?
-    Where in the picture is it?""",
-    """Where do you see it?
-    And at which place is it?""",
-)
-IT_SHAPE = forms(
-    """And its shape?
-    What is it?
-    What is it?
-    What shape is it?
-    And what shape is it?
-    Which shape is it?""",
-    """What is its shape?
-    And which shape is it?""",
-)
-AND_THE = forms(
-    """And the {thing}?
-    What about the {thing}?
-    And what about the {thing}?
-    And of the {thing}?""",
-    """How about the {thing}?
-    Now the {thing}?""",
-)
-AND_A = forms(
-    """And {a_thing}?
-    Is there also {a_thing}?
-    What about {a_thing}?
-    And is there {a_thing}?""",
-    """Do you also see {a_thing}?
-    And do you see {a_thing}?""",
-)
-THIS_ONE = forms(
-    """And this one?
-    And this picture?
-    What is in this one?
-    And here?
-    What do you see now?
-    Describe this one.
-    What about this one?
-    And now?""",
-    """And in this one?
-    What about this picture?""",
-)
+MOST_DESCRIBED = 4  # pictures that are described before another question: else it becomes too long
+TEXT_SHARE = 0.15  # of the pictures
 TALK = (
     (
         ("Hello.", "Hi.", "Hello!", "Hi there.", "Hello", "hi", "Good morning.", "Hey."),
@@ -131,8 +56,9 @@ class Conversation:
     attached: list[int] = field(default_factory=list)
 
 
-def small_talk(rng: Dice) -> Question:
-    asked, answer = rng.choice(TALK)
+def small_talk(rng: Dice, with_picture: bool = False) -> Question:
+    """A greeting and the like; without a picture also a question that needs one."""
+    asked, answer = rng.choice(TALK[:-1] if with_picture else TALK)
     return Question("talk", rng.choice(asked), answer)
 
 
@@ -150,76 +76,86 @@ def _aspects(rng: Dice, thing: Thing) -> dict[str, tuple[Question, Question]]:
     return {
         "colour": (
             Question("first", ask(rng, phrases.COLOUR_OF, thing=shape), colour),
-            Question("turn", ask(rng, IT_COLOUR), colour),
+            Question("turn", ask(rng, phrases.IT_COLOUR), colour),
         ),
         "size": (
             Question("first", ask(rng, phrases.SIZE_OF, thing=shape), size),
-            Question("turn", ask(rng, IT_SIZE), size),
+            Question("turn", ask(rng, phrases.IT_SIZE), size),
         ),
         "place": (
             Question("first", ask(rng, phrases.WHERE, thing=shape), place),
-            Question("turn", ask(rng, IT_PLACE), place),
+            Question("turn", ask(rng, phrases.IT_PLACE), place),
         ),
         "shape": (
             Question("first", ask(rng, phrases.SHAPE_OF, colour=thing.colour), whole),
-            Question("turn", ask(rng, IT_SHAPE), whole),
+            Question("turn", ask(rng, phrases.IT_SHAPE), whole),
         ),
     }
 
 
 def about_one_picture(rng: Dice) -> Conversation:
-    """Two to six turns about one picture; from the second on with references back."""
-    scene = make_scene(rng, rng.choice((1, 2, 2, 3, 3, 4)))
+    """Two to six turns about one picture: references back and questions that stand on their own, in any order."""
+    scene = make_scene(rng, rng.choice((1, 2, 2, 3, 3, 4)), TEXT_SHARE)
     named = [t for t in scene.things if only(scene.things, shape=t.shape)]
     if not named:
         return about_one_picture(rng)
-    turns = rng.choice((2, 2, 2, 3, 3, 4, 5, MOST_TURNS))
+    turns = rng.choice((2, 2, 2, 3, 3, 4, 5, MOST_TURNS, MOST_TURNS))
     thing, topic = rng.choice(named), rng.choice(("colour", "size", "place"))
     opening = rng.random()
     asked = [_aspects(rng, thing)[topic][0]]
-    if opening < 0.35 and len(scene.things) == 1:
+    about: Thing | None = thing
+    if opening < 0.3:
+        asked, about = [fresh(rng, scene)], None
+    elif opening < 0.5 and len(scene.things) == 1:
         asked, topic = [Question("first", ask(rng, phrases.DESCRIBE), describe(scene))], "describe"
-        if opening < 0.2:
+        if opening < 0.4:
             topic = rng.choice(("colour", "size", "place", "shape"))
             asked = [_aspects(rng, thing)[topic][1]]
-    elif opening < 0.4:
+    elif opening < 0.6:
         asked = [Question("first", ask(rng, phrases.EXISTS, a_thing=with_article(thing.shape)), "Yes.")]
         topic = "exists"
-    elif opening < 0.6 and only(scene.things, colour=thing.colour):
+    elif opening < 0.75 and only(scene.things, colour=thing.colour):
         asked_for = ask(rng, phrases.SHAPE_OF, colour=thing.colour)
         asked, topic = [Question("first", asked_for, sentence(with_article(thing.shape)))], "shape"
     while len(asked) < turns:
-        question, thing, topic = _next_turn(rng, scene, named, thing, topic)
+        question, about, topic = _next_turn(rng, scene, named, about, topic)
         asked.append(question)
     return Conversation([scene], asked, [1] + [0] * (len(asked) - 1))
 
 
-def _next_turn(rng: Dice, scene: Scene, named: list[Thing], thing: Thing, topic: str) -> tuple[Question, Thing, str]:
-    """A question that follows; the object and the topic it leaves in the air."""
-    kind = rng.random()
+def fresh(rng: Dice, scene: Scene) -> Question:
+    """A question that stands on its own, of any kind with equal chance."""
+    kinds: dict[str, list[Question]] = {}
+    for question in ask_all(rng, scene):
+        kinds.setdefault(question.kind, []).append(question)
+    chosen = rng.choice(rng.choice(tuple(kinds.values())))
+    return Question("fresh", chosen.text, chosen.answer)
+
+
+def _next_turn(
+    rng: Dice, scene: Scene, named: list[Thing], thing: Thing | None, topic: str
+) -> tuple[Question, Thing | None, str]:
+    """A question that follows; the object that "it" now means, if any, and the topic left in the air."""
+    kind, only_one = rng.random(), named[0] if len(scene.things) == 1 else None
+    if kind < 0.03:
+        return small_talk(rng, with_picture=True), only_one, ""
+    if kind < 0.5:
+        return fresh(rng, scene), only_one, ""
     others = [t for t in named if t is not thing]
-    if kind < 0.3 and others and topic in ("colour", "size", "place"):
+    if thing is None or (kind < 0.55 and others):
+        other, topic = rng.choice(others), rng.choice(("colour", "size", "place"))
+        question = _aspects(rng, other)[topic][0]
+        return Question("fresh", question.text, question.answer), other, topic
+    if kind < 0.7 and others and topic in ("colour", "size", "place"):
         other = rng.choice(others)
         answer = _aspects(rng, other)[topic][1].answer
-        return Question("turn", ask(rng, AND_THE, thing=other.shape), answer), other, topic
-    if kind < 0.42 and topic == "exists":
+        return Question("turn", ask(rng, phrases.AND_THE, thing=other.shape), answer), other, topic
+    if kind < 0.8 and topic == "exists":
         shape = rng.choice(SHAPES)
         there = any(t.shape == shape for t in scene.things)
         if not there or shape == thing.shape:
             answer = "Yes." if there else "No."
-            return Question("turn", ask(rng, AND_A, a_thing=with_article(shape)), answer), thing, topic
-    if kind < 0.52:
-        number = sentence(NUMBERS[len(scene.things)])
-        return Question("turn", ask(rng, phrases.COUNT), number), thing, "count"
-    if kind < 0.55:
-        return Question("turn", ask(rng, phrases.DESCRIBE), describe(scene)), thing, "describe"
-    if kind < 0.6 and others:
-        other, topic = rng.choice(others), rng.choice(("colour", "size", "place"))
-        question = _aspects(rng, other)[topic][0]
-        return Question("turn", question.text, question.answer), other, topic
-    if kind < 0.66 and len({t.shape for t in scene.things}) > 0:
-        number = sentence(NUMBERS[sum(t.shape == thing.shape for t in scene.things)])
-        return Question("turn", ask(rng, phrases.COUNT_SHAPE, things=plural(thing.shape)), number), thing, "count"
+            return Question("turn", ask(rng, phrases.AND_A, a_thing=with_article(shape)), answer), thing, topic
     topic = rng.choice([t for t in ("colour", "size", "place", "shape") if t != topic])
     return _aspects(rng, thing)[topic][1], thing, topic
 
@@ -232,7 +168,22 @@ def about_a_clip(rng: Dice) -> Conversation:
     asked = [found[0], *rest[: rng.randint(1, 3)]]
     if rng.random() < 0.3:
         rng.shuffle(asked)
+    shown = [thing for scene in scenes for thing in scene.things]
+    if rng.random() < 0.5:
+        asked.append(Question("", ask(rng, phrases.IT_SHAPE), sentence(with_article(shown[0].shape))))
+    if rng.random() < 0.5 and len({thing.colour for thing in shown}) == 1:
+        asked.append(Question("", ask(rng, phrases.IT_COLOUR), sentence(shown[0].colour)))
     return Conversation(scenes, [Question("clip turn", q.text, q.answer) for q in asked], [len(scenes)] + [0] * 6)
+
+
+def about_several(rng: Dice) -> Conversation:
+    """Questions about several pictures, one after another; the description not always first."""
+    scenes, found = several.several_pictures(rng)
+    described, rest = found[0], found[1:]
+    asked = [described, *rest][: rng.randint(2, MOST_TURNS)]
+    if len(scenes) > MOST_DESCRIBED or rng.random() < 0.5:
+        asked = rest[: rng.randint(2, MOST_TURNS)]
+    return Conversation(scenes, [replace(q, kind="several turn") for q in asked], [len(scenes)] + [0] * 6)
 
 
 def attached_later(rng: Dice) -> Conversation:
@@ -245,11 +196,11 @@ def attached_later(rng: Dice) -> Conversation:
     if kind < 0.55:
         (before, after), asked = several.changed_pictures(rng)
         first = Question("shown first", ask(rng, phrases.DESCRIBE), describe(before))
-        second = asked[0] if rng.random() < 0.6 else Question("attached", ask(rng, THIS_ONE), brief(after))
+        second = asked[0] if rng.random() < 0.6 else Question("attached", ask(rng, phrases.THIS_ONE), brief(after))
         return Conversation([before, after], [first, second], [1, 1])
     scenes = [several.large_scene(rng, rng.choice((1, 1, 2))) for _ in range(2)]
     first = Question("shown first", ask(rng, phrases.DESCRIBE), describe(scenes[0]))
-    forms_of_second = rng.choice((THIS_ONE, phrases.DESCRIBE))
+    forms_of_second = rng.choice((phrases.THIS_ONE, phrases.DESCRIBE))
     asked = [first, Question("attached", ask(rng, forms_of_second), brief(scenes[1]))]
     everything = tuple(t for scene in scenes for t in scene.things)
     for number, scene in enumerate(scenes, 1):
@@ -260,5 +211,5 @@ def attached_later(rng: Dice) -> Conversation:
 
 def conversation(rng: Dice) -> Conversation:
     """Any conversation with a picture."""
-    make = rng.choices((about_one_picture, about_a_clip, attached_later), (0.68, 0.12, 0.2))[0]
+    make = rng.choices((about_one_picture, about_a_clip, attached_later, about_several), (0.6, 0.1, 0.2, 0.1))[0]
     return make(rng)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations
 
 from training.shapes import SHAPES
 
-VERSION = 4
+VERSION = 5
 SPLITS = ("train", "held-out", "shifted", "example")
 RGB = tuple[int, int, int]
 Shades = dict[str, tuple[RGB, ...]]
@@ -31,18 +31,18 @@ COLOURS: dict[str, tuple[RGB, ...]] = {  # shades to train with; the first is th
     "black": ((14, 14, 14), (0, 0, 0), (30, 30, 30)),
     "grey": ((128, 128, 128), (150, 150, 150), (105, 105, 105), (165, 165, 165)),
 }
-SHIFTED_COLOURS: dict[str, tuple[RGB, ...]] = {  # shades never trained on
-    "red": ((220, 20, 60), (178, 34, 34), (240, 45, 25)),
-    "orange": ((255, 127, 40), (230, 145, 56)),
-    "yellow": ((255, 215, 0), (240, 230, 90)),
-    "green": ((34, 139, 34), (60, 179, 113), (50, 205, 50)),
-    "blue": ((65, 105, 225), (30, 70, 190), (0, 80, 200)),
-    "purple": ((110, 20, 150), (148, 0, 211), (120, 60, 160)),
-    "pink": ((255, 160, 180), (245, 120, 160), (255, 140, 210)),
-    "brown": ((160, 82, 45), (101, 67, 33)),
-    "white": ((250, 248, 240), (240, 246, 250)),
-    "black": ((25, 25, 30), (5, 10, 5)),
-    "grey": ((119, 136, 140), (140, 135, 130), (112, 112, 118)),
+SHIFTED_COLOURS: dict[str, tuple[RGB, ...]] = {  # out of reach of the training's shades, however those are varied
+    "red": ((160, 8, 10), (235, 30, 75), (225, 75, 70)),
+    "orange": ((255, 127, 80), (218, 165, 32)),
+    "yellow": ((255, 215, 0), (240, 230, 140)),
+    "green": ((46, 139, 87), (60, 179, 113), (75, 215, 90)),
+    "blue": ((0, 0, 205), (30, 144, 255), (100, 149, 237), (0, 80, 200)),
+    "purple": ((138, 43, 226), (75, 0, 130), (150, 60, 140)),
+    "pink": ((219, 112, 147), (255, 150, 220), (255, 200, 220)),
+    "brown": ((90, 50, 40), (165, 105, 78)),
+    "white": ((255, 255, 226), (226, 240, 255)),
+    "black": ((48, 46, 44), (16, 18, 48)),
+    "grey": ((85, 86, 88), (119, 136, 154), (186, 185, 184)),
 }
 BACKGROUNDS: dict[str, tuple[RGB, ...]] = {
     "white": ((244, 244, 244), (255, 255, 255)),
@@ -59,18 +59,18 @@ BACKGROUNDS: dict[str, tuple[RGB, ...]] = {
     "purple": ((115, 60, 160), (140, 90, 190)),
 }
 SHIFTED_BACKGROUNDS: dict[str, tuple[RGB, ...]] = {
-    "white": ((250, 250, 245), (238, 240, 242)),
-    "black": ((28, 28, 26), (8, 10, 14)),
-    "grey": ((120, 124, 128), (135, 132, 128)),
-    "beige": ((228, 212, 180), (245, 232, 205)),
-    "navy": ((10, 20, 100), (30, 40, 95)),
-    "mint": ((175, 240, 200), (185, 228, 200)),
-    "light blue": ((135, 206, 235), (160, 205, 250)),
-    "yellow": ((245, 232, 85), (255, 222, 70)),
-    "pink": ((245, 180, 195), (255, 175, 210)),
-    "green": ((60, 150, 75), (70, 155, 60)),
-    "brown": ((135, 90, 55), (118, 85, 50)),
-    "purple": ((125, 75, 175), (128, 65, 150)),
+    "white": ((255, 253, 232), (232, 238, 246)),
+    "black": ((34, 32, 30), (6, 8, 28)),
+    "grey": ((116, 128, 140), (144, 132, 116)),
+    "beige": ((222, 206, 170), (248, 236, 214)),
+    "navy": ((34, 46, 100), (0, 34, 118)),
+    "mint": ((196, 248, 214), (168, 228, 206)),
+    "light blue": ((135, 206, 235), (158, 200, 253)),
+    "yellow": ((246, 216, 85), (255, 222, 36)),
+    "pink": ((240, 188, 190), (255, 172, 216)),
+    "green": ((62, 162, 88), (66, 138, 44)),
+    "brown": ((142, 80, 66), (120, 96, 42)),
+    "purple": ((128, 62, 146), (118, 84, 192)),
 }
 HELD_OUT_PAIRS = tuple(  # never drawn in training
     (colour, shape)
@@ -93,8 +93,10 @@ WORDS = tuple(
         "LEFT UP DOWN TOP GO YES NO HI OK ON OFF IN OUT"
     ).split()
 )
-HELD_OUT_DISTANCE = 6.0  # in RGB between a shade to train with, before it is varied, and those held out
-VARIED = 14  # how far each channel of an object's shade is varied, at most
+VARIED, SHIFTED_VARIED = 14, 2  # how far each channel of an object's shade is varied, at most
+BACKGROUND_VARIED = 6
+UNNAMED = "unnamed"  # of an object whose colour has none of the names, in training only
+LEAST_UNNAMED, LEAST_SHIFTED = 45.0, 30.0  # in RGB between an unnamed shade and the named ones; those held out
 MIN_CONTRAST = 100.0  # distance in RGB between an object and its background
 MAX_OBJECTS = 5
 
@@ -158,12 +160,14 @@ class Scene:
 class Dice(random.Random):
     """Random numbers of one item. ``shifted``: draw and ask as training never does. ``rich``: of the present scene.
 
-    ``training``: questions may be disturbed, so that words never seen do not matter much.
+    ``training``: questions may be disturbed, so that words never seen do not matter much. ``unnamed``: objects get
+    shades that have no name, so that a shape is known in any colour.
     """
 
     shifted = False
     rich = False
     training = False
+    unnamed = False
 
 
 def rng_for(split: str, index: int) -> Dice:
@@ -180,41 +184,50 @@ def place_of(x: float, y: float, width: float, height: float) -> int:
     return min(2, int(3 * y / height)) * 3 + min(2, int(3 * x / width))
 
 
-def vary(rng: Dice, rgb: RGB, amount: int = 14) -> RGB:
+def vary(rng: Dice, rgb: RGB, amount: int = VARIED) -> RGB:
     """A colour close to ``rgb``."""
     red, green, blue = (min(255, max(0, value + rng.randint(-amount, amount))) for value in rgb)
     return red, green, blue
 
 
-def mix_shades(rng: Dice, shades: tuple[RGB, ...], held_out: tuple[RGB, ...]) -> RGB:
-    """A shade between two of ``shades``; never one of those held out, or close to one."""
-    while True:
-        first, second, share = rng.choice(shades), rng.choice(shades), rng.random()
-        red, green, blue = (round(a + share * (b - a)) for a, b in zip(first, second, strict=True))
-        if all(math.dist((red, green, blue), other) >= HELD_OUT_DISTANCE for other in held_out):
-            return red, green, blue
+def mix_shades(rng: Dice, shades: tuple[RGB, ...]) -> RGB:
+    """A shade between two of ``shades``."""
+    first, second, share = rng.choice(shades), rng.choice(shades), rng.random()
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def shade(rng: Dice, name: str, trained: Shades, held_out: Shades, spread: int) -> RGB:
     """A shade of a colour: of those held out where the dice are shifted, else between those of the training."""
     if rng.shifted:
-        return vary(rng, rng.choice(held_out[name]), spread // 2)
-    return vary(rng, mix_shades(rng, trained[name], held_out[name]), spread)
+        return vary(rng, rng.choice(held_out[name]), SHIFTED_VARIED)
+    return vary(rng, mix_shades(rng, trained[name]), spread)
 
 
-def in_reach(name: str, rgb: RGB) -> bool:
-    """Whether training could draw this very shade of a colour: one between two trained ones, varied."""
-    for first, second in combinations_with_replacement(COLOURS[name], 2):
-        low, high = 0.0, 1.0  # shares of the second shade at which every channel is within VARIED
-        for a, b, value in zip(first, second, rgb, strict=True):
-            ends = sorted(((value - VARIED - a) / (b - a), (value + VARIED - a) / (b - a))) if a != b else None
-            if ends:
-                low, high = max(low, ends[0]), min(high, ends[1])
-            elif abs(value - a) > VARIED:
-                low, high = 1.0, 0.0
-        if low <= high:
-            return True
-    return False
+def named_distance(rgb: RGB) -> tuple[float, str]:
+    """The nearest named colour: its distance in RGB from the lines between its shades, and its name."""
+    found = []
+    for name, shades in COLOURS.items():
+        for first, second in combinations(shades, 2):
+            along = [b - a for a, b in zip(first, second, strict=True)]
+            to_here = [value - a for a, value in zip(first, rgb, strict=True)]
+            share = sum(a * b for a, b in zip(along, to_here, strict=True)) / sum(a * a for a in along)
+            share = min(1.0, max(0.0, share))
+            found.append((math.dist(to_here, [share * a for a in along]), name))
+    return min(found)
+
+
+def unnamed_shade(rng: Dice, background: RGB, shape: str) -> RGB:
+    """A shade without a name that stands out; far from those held out, and from the colours held out for the shape."""
+    while True:
+        rgb = rng.randrange(256), rng.randrange(256), rng.randrange(256)
+        if math.dist(rgb, background) < MIN_CONTRAST:
+            continue
+        if any(math.dist(rgb, other) < LEAST_SHIFTED for shades in SHIFTED_COLOURS.values() for other in shades):
+            continue
+        distance, name = named_distance(rgb)
+        if distance >= LEAST_UNNAMED and (name, shape) not in HELD_OUT_PAIRS:
+            return rgb
 
 
 def pick_colour(rng: Dice, background: RGB, allowed: tuple[str, ...] = ()) -> tuple[str, RGB]:
@@ -228,6 +241,9 @@ def pick_colour(rng: Dice, background: RGB, allowed: tuple[str, ...] = ()) -> tu
 
 def pick_look(rng: Dice, background: RGB) -> tuple[str, str, RGB]:
     """Shape, colour name and shade. Held-out pairs only, and often, where the dice are shifted."""
+    if rng.unnamed:
+        shape = rng.choice(SHAPES)
+        return shape, UNNAMED, unnamed_shade(rng, background, shape)
     if rng.shifted and rng.random() < 0.1:
         colour, shape = rng.choice(HELD_OUT_PAIRS)
         shades = [rgb for rgb in SHIFTED_COLOURS[colour] if math.dist(rgb, background) >= MIN_CONTRAST]
