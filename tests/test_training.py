@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training import clips, crowds, exam, export, phrases, questions, several, talk, world
+from training import clips, crowds, data, exam, export, phrases, questions, several, talk, world
 from training.batches import SHAPES, collate, parted
 from training.checkpoint import load_exported
 from training.curriculum import CURRICULA
@@ -72,19 +74,67 @@ def test_shifted_items_use_what_training_never_does() -> None:
     assert pairs[1] & set(world.HELD_OUT_PAIRS)
     fonts = [{scene.text.font for scene in some if scene.text} for some in (trained, shifted)]
     assert not fonts[0] & fonts[1] or fonts[1] == {"bundled"}  # nothing else is installed
-    for forms in (value for value in vars(phrases).values() if isinstance(value, phrases.Forms)):
+    lines = {row for item in exam.make_items("shifted", per_kind=60, others=0) for row in item.rows}
+    assert {"shape: held-out pairs", "colour: held-out pairs"} <= lines
+
+
+def test_no_shade_of_the_shifted_items_can_be_drawn_in_training() -> None:
+    for trained, held_out, varied in (
+        (world.COLOURS, world.SHIFTED_COLOURS, world.VARIED),
+        (world.BACKGROUNDS, world.SHIFTED_BACKGROUNDS, world.BACKGROUND_VARIED),
+    ):
+        assert set(held_out) == set(trained)
+        lines = [np.linspace(a, b, 256) for shades in trained.values() for a, b in combinations(shades, 2)]
+        for rgb in (rgb for shades in held_out.values() for rgb in shades):
+            nearest = min(np.abs(line - rgb).max(1).min() for line in lines)
+            assert nearest > varied + world.SHIFTED_VARIED + 0.5, rgb  # of the rounding
+    drawn = [thing for scene in scenes("shifted", 100) for thing in scene.things]
+    shades = [shade for shades in world.SHIFTED_COLOURS.values() for shade in shades]
+    assert all(min(np.abs(np.subtract(s, t.rgb)).max() for s in shades) <= world.SHIFTED_VARIED for t in drawn)
+
+
+def test_no_held_out_pair_comes_into_training_by_a_change() -> None:
+    changed = 0
+    for index in range(600):
+        for make in (several.changed_pictures, clips.clip):
+            pictures, _ = make(world.rng_for("train", index))
+            looks = {(thing.colour, thing.shape) for scene in pictures for thing in scene.things}
+            assert not looks & set(world.HELD_OUT_PAIRS)
+            changed += len(
+                {colour for colour, _ in looks} - {pictures[0].things[0].colour if pictures[0].things else ""}
+            )
+    assert changed > 100
+
+
+def test_objects_without_a_colour_name_are_asked_about_without_one() -> None:
+    for index in range(SCENES):
+        (scene,), asked = data.unnamed(world.rng_for("train", index))
+        assert len(asked) > 3
+        words = {word for q in asked for word in re.findall(r"\w+", f"{q.text} {q.answer}".lower())}
+        assert not words & {*world.COLOURS, world.UNNAMED, "gray"}
+        for thing in scene.things:
+            distance, name = world.named_distance(thing.rgb)
+            assert distance >= world.LEAST_UNNAMED
+            assert (name, thing.shape) not in world.HELD_OUT_PAIRS
+    assert world.named_distance((255, 0, 0)) == (0, "red")
+
+
+def test_a_phrasing_held_out_in_one_place_is_trained_in_no_other() -> None:
+    pattern = phrases.held_out_pattern()
+    filled = {
+        "thing": "star",
+        "mark": "red ring",
+        "a_thing": "a star",
+        "things": "stars",
+        "colour": "red",
+        "number": "2",
+    }
+    filled |= {"place": "top left", "side": "left of", "one": "above", "other": "below"}
+    assert len(phrases.ALL_FORMS) > 35
+    for forms in phrases.ALL_FORMS:
         assert forms.held_out
-        assert not set(forms.trained) & set(forms.held_out)
-
-
-def test_what_training_draws_is_in_its_reach_and_the_exam_tells_what_is_not() -> None:
-    drawn = [thing for scene in scenes("train", 200) for thing in scene.things]
-    assert all(world.in_reach(thing.colour, thing.rgb) for thing in drawn)
-    assert not world.in_reach("red", (255, 255, 0))
-    assert world.in_reach("black", (5, 10, 5))
-    items = exam.make_items("shifted", per_kind=60, others=0)
-    lines = {row for item in items for row in item.rows}
-    assert {"shape: held-out pairs", "shape: shades out of reach", "colour: shades out of reach"} <= lines
+        assert all(pattern.fullmatch(phrases.bare(form.format(**filled))) for form in forms.held_out)
+        assert not any(pattern.fullmatch(phrases.bare(form.format(**filled))) for form in forms.trained)
 
 
 def test_a_disturbed_question_is_none_of_those_held_out() -> None:
@@ -169,7 +219,7 @@ def test_slots_see_their_own_prefix_and_branch_only(encoder: Encoder) -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_an_answer_is_as_likely_in_a_padded_batch_of_slots_as_in_a_conversation_of_its_own(encoder: Encoder) -> None:
     model, _ = load_exported(MINI)
-    mixed = [random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(70)]
+    mixed = [random_sample(encoder, world.rng_for("train", i), MIXED) for i in range(120)]
     filled = {shape: part for part, shape in parted(mixed)}
     assert set(filled) == {*SHAPES, None}
     for shape, part in filled.items():
@@ -259,6 +309,13 @@ def test_what_changed_tells_the_two_pictures_apart() -> None:
         assert (before.things == after.things) == (answer == "Nothing changed.")
         told.add(answer.rsplit(" ", 1)[-1])
     assert {"appeared.", "disappeared.", "changed."} <= told
+
+
+def test_a_conversation_asks_anything_at_any_turn() -> None:
+    kinds = [[q.kind for q in talk.about_one_picture(world.rng_for("train", i)).asked] for i in range(5 * SCENES)]
+    assert sum(found[0] == "fresh" for found in kinds) > SCENES
+    assert sum("fresh" in found[1:] for found in kinds) > 2 * SCENES
+    assert sum("turn" in found[1:] for found in kinds) > 2 * SCENES
 
 
 def test_every_turn_of_a_conversation_has_its_answer_and_its_pictures() -> None:

@@ -211,7 +211,7 @@ def ask_all(rng: Dice, scene: Scene) -> list[Question]:
 
 def without_colours(found: list[Question]) -> list[Question]:
     """Those questions whose words and answer name no colour."""
-    names = re.compile(rf"\b({'|'.join((*COLOURS, UNNAMED))})s?\b", re.IGNORECASE)
+    names = re.compile(rf"\b({'|'.join((*COLOURS, 'gray', UNNAMED))})\b", re.IGNORECASE)
     kinds = ("describe", "colours", "count colour", "background")
     return [q for q in found if q.kind not in kinds and not names.search(f"{q.text} {q.answer}")]
 
