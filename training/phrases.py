@@ -347,7 +347,7 @@ SIDE_CHOICE = forms(
     Is the {thing} {other} or {one} the {mark}?
     Is the {thing} {one} the {mark} or {other} it?""",
     """Do you see the {thing} {one} or {other} the {mark}?
-    Tell me: is the {thing} {one} or {other} the {mark}?""",
+    Would you say the {thing} is {one} or {other} the {mark}?""",
 )
 SIDE_CHECK = forms(
     """Is the {thing} {side} the {mark}?
@@ -532,7 +532,7 @@ AND_A = forms(
     Is there also {a_thing}?
     What about {a_thing}?
     And is there {a_thing}?""",
-    """Do you also see {a_thing}?
+    """And can you see {a_thing}?
     And do you see {a_thing}?""",
 )
 THIS_ONE = forms(
