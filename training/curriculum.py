@@ -284,7 +284,22 @@ BROADER = Curriculum(
     no_character=0.03,
 )
 
+CHANGES = Curriculum(
+    (
+        Stage(
+            "changes",
+            1.0,
+            replace(BROADER.stages[1].mix, several=0.05, changed=0.18, conversations=0.15, crowded=0.12, reading=0.24),
+        ),
+    ),
+    peak=0.45,
+    falls_from=0.15,
+    dense_fades_at=0.92,
+    no_character=0.03,
+)
+
 CURRICULA = {
+    "changes": CHANGES,
     "broader": BROADER,
     "look": LOOK,
     "deep": DEEP,

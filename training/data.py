@@ -13,7 +13,7 @@ from PIL import Image
 
 from training import clips, crowds, photographs, questions, several, talk
 from training.draw import draw
-from training.labels import PictureLabels, label_picture
+from training.labels import PictureLabels, label_picture, mark_changes
 from training.questions import Question, sentence
 from training.rows import Row, branch_length, branches_row, turns_row
 from training.scenes import make_scene, with_a_pair
@@ -102,6 +102,7 @@ def make_sample(encoder: Encoder, task: Task) -> Sample:
     grid = (SIDE if len(drawings) == 1 else SIDE_SEVERAL) // 28
     pixels = pixels_of([drawing.image for drawing in drawings]) if drawings else None
     labels = [label_picture(scene, drawing, grid) for scene, drawing in zip(task.scenes, drawings, strict=True)]
+    mark_changes(labels)
     asked = task.asked
     if task.attached is None:
         if task.slots:

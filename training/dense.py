@@ -21,7 +21,7 @@ TOWER_WEIGHTS = {
     "background": 0.5,
     "style": 0.5,
 }
-DECODER_WEIGHTS = {"shape": 0.5, "colour": 0.5, "size": 0.5, "cell": 1.0, "row": 0.5, "column": 0.5}
+DECODER_WEIGHTS = {"shape": 0.5, "colour": 0.5, "size": 0.5, "cell": 1.0, "row": 0.5, "column": 0.5, "change": 1.0}
 EVERYWHERE = ("background", "style", "row", "column")  # labels without a "none" class
 NONE_WEIGHT = 0.3
 Scores = dict[str, float]
@@ -69,3 +69,9 @@ class DenseHeads(nn.Module):
         none_weights = {"left character": no_character, "right character": no_character}
         self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True, none_weights=none_weights)
         self.decoder = DenseHead(width, DECODER_WEIGHTS, geometry=False)
+
+    @torch.no_grad()
+    def load_first(self, state: dict[str, Tensor]) -> None:
+        """Load heads that may lack the last labels; those start anew."""
+        for name, own in self.state_dict().items():
+            own[: len(state[name])] = state[name]

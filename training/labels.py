@@ -27,6 +27,7 @@ CLASSES = {  # label -> number of classes; 0 means "none" except for row and col
     "cell": 10,
     "row": MAX_GRID,
     "column": MAX_GRID,
+    "change": 2,  # 1 where the picture shows something else than the one before it
 }
 NAMES = tuple(CLASSES)
 OFFSETS = 3  # x and y to the object's centre, radius; in merged patches
@@ -53,6 +54,15 @@ class PictureLabels:
             torch.cat([part.offsets for part in parts]),
             torch.cat([part.mask for part in parts]),
         )
+
+
+def mark_changes(labels: list[PictureLabels]) -> None:
+    """Fill in the label "change" of each picture of a request by comparison with the one before; the first has none."""
+    change, look = NAMES.index("change"), [NAMES.index("shape"), NAMES.index("colour")]
+    for before, after in zip([None, *labels], labels, strict=False):
+        after.classes[:, change] = NOT_LEARNED
+        if before is not None:
+            after.classes[:, change] = (before.classes[:, look] != after.classes[:, look]).any(1)
 
 
 def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, float, int]:

@@ -92,8 +92,8 @@ class Trainer:
         self.model.load_state_dict(state["mean" if weights_only and "mean" in state else "model"])
         self.mean.load_state_dict(state.get("mean", state["model"]))
         if weights_only:
-            if state["classes"] == CLASSES:  # else the heads start anew
-                self.heads.load_state_dict(state["heads"])
+            if list(state["classes"].items()) == list(CLASSES.items())[: len(state["classes"])]:  # else they start anew
+                self.heads.load_first(state["heads"])
             return
         self.heads.load_state_dict(state["heads"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -57,7 +57,7 @@ def changed_pictures(rng: Dice) -> tuple[list[Scene], list[Question]]:
     while not before.things:
         before = large_scene(rng, 1)
     after, told = change(rng, before)
-    asked = [Question("changed", ask(rng, phrases.CHANGED), told)]
+    asked = [Question("changed", ask(rng, phrases.CHANGED), told) for _ in range(2)]
     overall = f"Picture 1: {brief(before)} Picture 2: {brief(after)}"
     asked.append(Question("describe several", ask(rng, phrases.DESCRIBE_SEVERAL), overall))
     for number, scene in ((1, before), (2, after)):
