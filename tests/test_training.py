@@ -16,9 +16,11 @@ from training.batches import SHAPES, collate, parted
 from training.checkpoint import load_exported
 from training.curriculum import CURRICULA
 from training.data import Mix, Task, make_sample, pixels_of, preprocess_options, random_sample
+from training.dense import DenseHeads
 from training.draw import draw
 from training.evaluate import shuffle_pictures
 from training.grow import grown
+from training.labels import NAMES, NOT_LEARNED
 from training.measure import answer_logits
 from training.model import patches_of_pixels
 from training.questions import Question
@@ -317,6 +319,29 @@ def test_a_conversation_asks_anything_at_any_turn() -> None:
     assert sum(found[0] == "fresh" for found in kinds) > SCENES
     assert sum("fresh" in found[1:] for found in kinds) > 2 * SCENES
     assert sum("turn" in found[1:] for found in kinds) > 2 * SCENES
+
+
+def test_a_picture_is_labelled_where_it_differs_from_the_one_before(encoder: Encoder) -> None:
+    change, told = NAMES.index("change"), set()
+    for index in range(SCENES):
+        pictures, asked = several.changed_pictures(world.rng_for("train", index))
+        first, second = make_sample(encoder, Task(pictures, asked)).labels
+        assert (first.classes[:, change] == NOT_LEARNED).all()
+        differs = second.classes[:, change] == 1
+        assert differs.any() == (asked[0].answer != "Nothing changed.")
+        assert not differs.all()
+        told.add(bool(differs.any()))
+    assert len(told) == 2
+    alone = make_sample(encoder, Task([make_scene(world.rng_for("train", 0))], asked[:1])).labels
+    assert (alone[0].classes[:, change] == NOT_LEARNED).all()
+
+
+def test_heads_with_a_label_more_keep_what_the_old_ones_know() -> None:
+    old, new = DenseHeads(8).state_dict(), DenseHeads(8)
+    new.load_first({name: tensor[:-2] if name.startswith("decoder.out") else tensor for name, tensor in old.items()})
+    for name, tensor in new.state_dict().items():
+        known = len(tensor) - 2 if name.startswith("decoder.out") else len(tensor)
+        assert torch.equal(tensor[:known], old[name][:known])
 
 
 def test_every_turn_of_a_conversation_has_its_answer_and_its_pictures() -> None:
