@@ -284,13 +284,12 @@ BROADER = Curriculum(
     no_character=0.03,
 )
 
+CHANGES_MIX = replace(BROADER.stages[1].mix, several=0.05, changed=0.14, conversations=0.15, crowded=0.12, reading=0.26)
+PAIRS_MIX = replace(CHANGES_MIX, changed=0.6, several=0.03, clips=0.05, conversations=0.06, crowded=0.04, reading=0.1)
 CHANGES = Curriculum(
     (
-        Stage(
-            "changes",
-            1.0,
-            replace(BROADER.stages[1].mix, several=0.05, changed=0.18, conversations=0.15, crowded=0.12, reading=0.24),
-        ),
+        Stage("pairs", 0.17, PAIRS_MIX),
+        Stage("changes", 0.83, CHANGES_MIX),
     ),
     peak=0.45,
     falls_from=0.15,

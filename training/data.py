@@ -102,7 +102,7 @@ def make_sample(encoder: Encoder, task: Task) -> Sample:
     grid = (SIDE if len(drawings) == 1 else SIDE_SEVERAL) // 28
     pixels = pixels_of([drawing.image for drawing in drawings]) if drawings else None
     labels = [label_picture(scene, drawing, grid) for scene, drawing in zip(task.scenes, drawings, strict=True)]
-    mark_changes(labels)
+    mark_changes(task.scenes, labels)
     asked = task.asked
     if task.attached is None:
         if task.slots:

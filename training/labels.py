@@ -27,7 +27,7 @@ CLASSES = {  # label -> number of classes; 0 means "none" except for row and col
     "cell": 10,
     "row": MAX_GRID,
     "column": MAX_GRID,
-    "change": 2,  # 1 where the picture shows something else than the one before it
+    "change": 2,  # 1 where the second of two pictures shows something else than the first
 }
 NAMES = tuple(CLASSES)
 OFFSETS = 3  # x and y to the object's centre, radius; in merged patches
@@ -56,13 +56,17 @@ class PictureLabels:
         )
 
 
-def mark_changes(labels: list[PictureLabels]) -> None:
-    """Fill in the label "change" of each picture of a request by comparison with the one before; the first has none."""
+def mark_changes(scenes: list[Scene], labels: list[PictureLabels]) -> None:
+    """Fill in the label "change" of the second of two pictures of one scene; nowhere else is it learned.
+
+    Of unrelated pictures and of clips nearly every object would be a change: no reason to compare.
+    """
     change, look = NAMES.index("change"), [NAMES.index("shape"), NAMES.index("colour")]
-    for before, after in zip([None, *labels], labels, strict=False):
-        after.classes[:, change] = NOT_LEARNED
-        if before is not None:
-            after.classes[:, change] = (before.classes[:, look] != after.classes[:, look]).any(1)
+    for picture in labels:
+        picture.classes[:, change] = NOT_LEARNED
+    if len(scenes) == 2 and scenes[0].seed == scenes[1].seed:
+        before, after = labels
+        after.classes[:, change] = (before.classes[:, look] != after.classes[:, look]).any(1)
 
 
 def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, float, int]:
