@@ -321,8 +321,8 @@ def test_a_conversation_asks_anything_at_any_turn() -> None:
     assert sum("turn" in found[1:] for found in kinds) > 2 * SCENES
 
 
-def test_a_picture_is_labelled_where_it_differs_from_the_one_before(encoder: Encoder) -> None:
-    change, told = NAMES.index("change"), set()
+def test_the_second_picture_of_a_pair_is_labelled_where_it_differs(encoder: Encoder) -> None:
+    change, told, rng = NAMES.index("change"), set(), world.rng_for("train", 0)
     for index in range(SCENES):
         pictures, asked = several.changed_pictures(world.rng_for("train", index))
         first, second = make_sample(encoder, Task(pictures, asked)).labels
@@ -332,8 +332,9 @@ def test_a_picture_is_labelled_where_it_differs_from_the_one_before(encoder: Enc
         assert not differs.all()
         told.add(bool(differs.any()))
     assert len(told) == 2
-    alone = make_sample(encoder, Task([make_scene(world.rng_for("train", 0))], asked[:1])).labels
-    assert (alone[0].classes[:, change] == NOT_LEARNED).all()
+    for pictures, asked in (clips.clip(rng), several.several_pictures(rng)):
+        unlabelled = make_sample(encoder, Task(pictures, asked)).labels
+        assert all((picture.classes[:, change] == NOT_LEARNED).all() for picture in unlabelled)
 
 
 def test_heads_with_a_label_more_keep_what_the_old_ones_know() -> None:
