@@ -23,9 +23,10 @@ tried, tested and measured without a download.
   reverse, moons and arrows too, outlined or bordered shapes, anywhere and overlapping a little, 6 more background
   colours, textures, losses of JPEG. Rich scenes are harder for it: see the table.
 - One word or number of up to four capital letters or digits, in some forty fonts.
-- Two to eight pictures (which one shows something, what changed) and clips of 4 to 16 frames of one object that moves,
-  grows, shrinks, changes colour, appears, disappears or stays.
-- Conversations of up to six turns with references back, and pictures that come with a later turn.
+- Two to eight pictures (which one shows something; of two, what changed) and clips of 4 to 16 frames of one object that
+  moves, grows, shrinks, changes colour, appears, disappears or stays.
+- Conversations of up to six turns: questions that refer back, any question of those above at any turn, and pictures that
+  come with a later turn.
 - "Answer in one word." as a system prompt; of a photograph its main colours, how light it is and where it is lighter.
 
 ## Limits

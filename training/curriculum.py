@@ -297,7 +297,21 @@ CHANGES = Curriculum(
     no_character=0.03,
 )
 
+READ_MIX = replace(
+    CHANGES_MIX,
+    several=0.03,
+    changed=0.1,
+    clips=0.05,
+    conversations=0.08,
+    reading=0.4,
+    unnamed=0.02,
+    describe=0.95,
+    focus=0.1,
+)
+READ = Curriculum((Stage("read", 1.0, READ_MIX),), peak=0.3, no_character=0.03)
+
 CURRICULA = {
+    "read": READ,
     "changes": CHANGES,
     "broader": BROADER,
     "look": LOOK,
