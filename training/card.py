@@ -44,8 +44,9 @@ tried, tested and measured without a download.
 
 Trained from nothing by `python -m training.train` in runs that follow each other (now world version {world}; seeds
 {seed}; commit {commit}): {steps} steps, {minutes} minutes on two CPU cores shared with other work. The weights are
-running means: {shares} (*start*: those shipped before). `training/README.md` tells how, and what was tried. Stages were adjusted on the way by restarts
-from checkpoints, after looks at held-out and shifted items other than the table's.
+running means: {shares} (*start*: those shipped before). `training/README.md` tells how, and what was
+tried. Stages were adjusted on the way by restarts from checkpoints, after looks at held-out and shifted items other
+than the table's.
 
 Scores on the way (held-out pictures; the worlds before run 4 were easier):
 
