@@ -59,9 +59,9 @@ Scores on the way (held-out pictures; the worlds before run 4 were easier):
 What keeps the shifted items apart from training, checked by tests: no training can draw one of their shades, however
 it varies its own; fonts and drawing code are others; none of their phrasings is one to train with, of any kind of
 question (nor was one in an earlier world; but a word put in at random could make four of them there: "Do you see a
-star here?", "What is shown in the picture?", "Please read the text.", "Please describe the video."). Of the held-out pairs
-none can come into the present world; in the one before, a change of a colour or a shape made one, 14 times among 61 000
-objects.
+star here?", "What is shown in the picture?", "Please read the text.", "Please describe the video."). Of the held-out
+pairs none can come into the present world; in the one before, a change of a colour or a shape made one, 14 times among
+61 000 objects.
 """
 NOT_MEASURED = "Not measured yet: `python -m training.evaluate` fills this in."
 
