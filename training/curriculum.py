@@ -261,13 +261,12 @@ POLISH = Curriculum((Stage("polish", 1.0, POLISH_MIX),), peak=0.35, no_character
 
 BROADER = Curriculum(
     (
-        Stage("look", 0.05, Mix(crowded=0.6, text=0.4, several=0.06, clips=0.03), dense_only=True),
+        replace(LOOK.stages[0], share=0.05),
         Stage(
             "broader",
             0.95,
             replace(
                 POLISH_MIX,
-                several=0.06,
                 changed=0.06,
                 clips=0.07,
                 conversations=0.17,
@@ -284,7 +283,7 @@ BROADER = Curriculum(
     no_character=0.03,
 )
 
-CHANGES_MIX = replace(BROADER.stages[1].mix, several=0.05, changed=0.14, conversations=0.15, crowded=0.12, reading=0.26)
+CHANGES_MIX = replace(BROADER.stages[1].mix, several=0.05, changed=0.14, conversations=0.15, crowded=0.12)
 PAIRS_MIX = replace(CHANGES_MIX, changed=0.6, several=0.03, clips=0.05, conversations=0.06, crowded=0.04, reading=0.1)
 CHANGES = Curriculum(
     (

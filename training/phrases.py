@@ -649,10 +649,11 @@ ALL_FORMS = tuple(value for value in dict(globals()).values() if isinstance(valu
 @cache
 def held_out_pattern() -> re.Pattern[str]:
     """Matches the bare words of every phrasing that is held out, whatever is filled in."""
-    thing = f"(?:(?:{'|'.join(COLOUR_NAMES)}) )?(?:{'|'.join(SHAPE_NAMES)})"
+    colours, shapes = "|".join(COLOUR_NAMES), "|".join(SHAPE_NAMES)
+    thing = f"(?:(?:{colours}) )?(?:{shapes})"
     sides = "left|right|left of|right of|above|below"
-    filled = {"thing": thing, "mark": thing, "a_thing": f"an? {thing}", "things": f"(?:{'|'.join(SHAPE_NAMES)})e?s"}
-    filled |= {"colour": "|".join(COLOUR_NAMES), "place": "|".join(PLACES), "number": "[0-9]"}
+    filled = {"thing": thing, "mark": thing, "a_thing": f"an? {thing}", "things": f"(?:{shapes})e?s"}
+    filled |= {"colour": colours, "place": "|".join(PLACES), "number": "[0-9]"}
     filled |= {"side": sides, "one": sides, "other": sides}
     templates = [re.escape(bare(template)) for each in ALL_FORMS for template in each.held_out]
     return re.compile("|".join(re.sub(r"\\{(\w+)\\}", lambda m: f"(?:{filled[m[1]]})", t) for t in templates))

@@ -13,6 +13,7 @@ from training.world import COLOURS, PLACES, UNNAMED, Dice, Scene, Thing
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 VOWELS = "aeiou"
+COLOUR_WORDS = re.compile(rf"\b({'|'.join((*COLOURS, 'gray', UNNAMED))})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,8 @@ def ask_all(rng: Dice, scene: Scene) -> list[Question]:
 
 def without_colours(found: list[Question]) -> list[Question]:
     """Those questions whose words and answer name no colour."""
-    names = re.compile(rf"\b({'|'.join((*COLOURS, 'gray', UNNAMED))})\b", re.IGNORECASE)
     kinds = ("describe", "colours", "count colour", "background")
-    return [q for q in found if q.kind not in kinds and not names.search(f"{q.text} {q.answer}")]
+    return [q for q in found if q.kind not in kinds and not COLOUR_WORDS.search(f"{q.text} {q.answer}")]
 
 
 def choose(

@@ -86,21 +86,18 @@ def change(rng: Dice, before: Scene) -> tuple[Scene, str]:
         return arranged(before, [*others, moved]), sentence(told)
     if kind == "none":
         return before, "Nothing changed."
-    other = thing
-    while other.colour == thing.colour or other.shape == thing.shape or (look_of(kind, thing, other) in HELD_OUT_PAIRS):
+    new = other = thing
+    while other.colour == thing.colour or other.shape == thing.shape or (new.colour, new.shape) in HELD_OUT_PAIRS:
         other = make_thing(rng, before, thing.x, thing.y, thing.radius, "large")
+        if kind == "colour":
+            new = replace(thing, colour=other.colour, rgb=other.rgb)
+        else:
+            new = replace(other, colour=thing.colour, rgb=thing.rgb)
     if kind == "colour":
-        new = replace(thing, colour=other.colour, rgb=other.rgb)
         told = f"the {thing.shape} changed colour from {thing.colour} to {new.colour}"
     else:
-        new = replace(other, colour=thing.colour, rgb=thing.rgb)
         told = f"the {name(thing)} became {with_article(new.shape)}"
     return replace(before, things=tuple(new if t is thing else t for t in before.things)), sentence(told)
-
-
-def look_of(kind: str, thing: Thing, other: Thing) -> tuple[str, str]:
-    """Colour and shape of the object when it has taken the other's colour, or else its shape."""
-    return (other.colour, thing.shape) if kind == "colour" else (thing.colour, other.shape)
 
 
 def arranged(scene: Scene, things: list[Thing]) -> Scene:
