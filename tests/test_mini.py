@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from training import exam, through_engine
+from tests.commands import inside
+from training import exam, make_examples, questions, through_engine
 from training.checkpoint import load_exported
 from training.data import make_sample
 from training.evaluate import own_results, shuffle_pictures
@@ -49,6 +51,33 @@ def test_the_programs_engine_gives_the_answers_that_training_measures(items: dic
     right = own_results(model, [make_sample(encoder, item.task()) for item in chosen], encoder.pad_id)
     by_engine = [answer == item.question.answer for answer, item in zip(said, chosen, strict=True)]
     assert sum(a != b for a, b in zip(by_engine, right, strict=True)) <= 1  # a tie may fall either way
+
+
+def test_a_batch_is_right_about_the_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = MINI.parents[2] / "examples"
+    rows: list[tuple[dict[str, object], str]] = [
+        ({"image": str(folder / name), "prompt": "Describe the image."}, questions.describe(scene))
+        for name, scene in make_examples.examples().items()
+    ]
+    rows.append(
+        (
+            {"video": str(folder / "moving.mp4"), "prompt": "What happens?"},
+            "A red circle moves from left to right.",
+        )
+    )
+    first = [{"type": "image_url", "image_url": {"url": str(folder / "star.png")}}]
+    for asked, answer in (("Is there a circle?", "No."), ("Where is the heart?", "There is no heart.")):
+        talk = [
+            {"role": "user", "content": [*first, {"type": "text", "text": "What colour is the star?"}]},
+            {"role": "assistant", "content": "Yellow."},
+            {"role": "user", "content": asked},
+        ]
+        rows.append(({"messages": talk}, answer))
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row, _ in rows))
+    assert inside("batch", str(source), "-m", "valley-mini") == 0
+    said = [json.loads(line)["response"] for line in capsys.readouterr().out.splitlines()]
+    assert said == [answer for _, answer in rows]
 
 
 def test_the_package_stays_small() -> None:
