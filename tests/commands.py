@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -91,10 +92,17 @@ def inside(*args: str) -> int:
     return int(stopped.value.code or 0)
 
 
+def need(program: str) -> None:
+    """Skip the test where ``program`` is not installed."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
 class Tmux:
     """The installed command in a terminal that a script types into: a pane of a tmux server of its own."""
 
     def __init__(self, *args: str, env: Mapping[str, str] | None = None, cwd: Path, size_wh: tuple[int, int]) -> None:
+        need("tmux")
         self._server = f"valley-test-{os.getpid()}-{id(self)}"
         whole = {name: value for name, value in environment(env).items() if name != "TMUX"}
         width, height = size_wh
@@ -114,6 +122,7 @@ class Tmux:
     @property
     def pid(self) -> int:
         """The command's process."""
+        need("ps")
         shell = self._tmux("display-message", "-p", "#{pane_pid}").strip()
         lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         (found,) = [pid for pid, parent in map(str.split, lines.splitlines()) if parent == shell]

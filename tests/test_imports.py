@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "valley_cli"
 EVERYWHERE = {"", "errors", "text"}
-PLAIN = EVERYWHERE | {"engine.base", "engine.registry"}
+PLAIN = EVERYWHERE | {"engine.base", "engine.registry", "libraries"}
 MEDIA = {"media", "media.address", "media.cache", "media.fetch", "media.image", "media.pinned", "media.web"}
 VIDEO = {"media.video", "media.video_sheet", "media.video_child", "media.video_reader", "media.video_select"}
 DECODING = {f"media.video_{name}" for name in ("av", "decord", "pillow", "select", "types", "worker")}  # in the child
@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": EVERYWHERE,
     "errors": set(),
     "text": set(),
+    "libraries": {"errors", "text"},
     "settings": PLAIN,
     "gather": PLAIN,
     "inputs": {"gather"} | PLAIN,

@@ -265,7 +265,7 @@ def test_without_a_video_library_gifs_are_read_and_others_tell_what_to_install(
 ) -> None:
     for library in ("av", "decord"):
         (tmp_path / library).mkdir()
-        (tmp_path / library / "__init__.py").write_text("raise ImportError")
+        (tmp_path / library / "__init__.py").write_text("raise ModuleNotFoundError(name=__name__)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with open_clip(media(write_pictures(tmp_path / "a.gif")), MediaLimits()) as opened:
         assert numbers(opened) == uniform(12, 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def no_rate(path: Path) -> None:
     data[main + 8 : main + 12] = bytes(4)
     data[stream + 28 : stream + 36] = bytes(8)
     path.write_bytes(data)
+
+
+def foreign_tags(path: Path) -> Path:
+    """A clip whose tags are not UTF-8."""
+    data = write_clip(path).read_bytes()
+    assert b"Lavf" in data
+    path.write_bytes(data.replace(b"Lavf", b"L\xe4vf"))
+    return path
 
 
 def truncated(path: Path, share: float = 0.6, **options: object) -> None:
@@ -137,11 +146,15 @@ KINDS = (
     Kind("animated.gif", write_pictures, "Pillow", range(12)),
     Kind("animated.webp", partial(write_pictures, lossless=True), "Pillow", range(12)),
     Kind("animated.png", write_pictures, "Pillow", range(12)),
+    Kind("tags-in-latin-1.mkv", foreign_tags),
     Kind("cut-off.mp4", partial(truncated, container=FAST_START), "PyAV", range(22), notes=("cut off",)),
     Kind("cut-off.mkv", partial(truncated, share=0.5), "PyAV", range(18), notes=("cut off",)),
     Kind("cut-off.ts", partial(truncated, share=0.5), "PyAV", range(29)),
     Kind("cut-off.gif", truncated_gif, "Pillow", range(14), notes=("cut off",)),
 )
+
+
+HAS_DECORD = find_spec("decord") is not None  # no wheel for Linux on aarch64, nor for macOS: PyAV does it all there
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +174,10 @@ def test_the_published_frames_come_and_both_libraries_agree(kind: Kind, folder: 
     wanted = sorted(set(uniform(len(kind.numbers), 8)))
     assert [index for index, _ in plan["moments"]] == uniform(len(kind.numbers), 8)
     assert numbers_in(frames, kind.turn) == [kind.numbers[index] for index in wanted]
-    assert plan["decoded_by"] == kind.by
+    assert plan["decoded_by"] == (kind.by if HAS_DECORD or kind.by != "decord" else "PyAV")
     assert all(any(words in note for note in plan["notes"]) for words in kind.notes)
     assert len(plan["notes"]) >= len(kind.notes)
-    if kind.by == "decord":
+    if plan["decoded_by"] == "decord":
         _, by_av = decode(path, "av")
         differences = [ImageChops.difference(by_av[index], frames[index]) for index in wanted]
         assert max(max(difference.tobytes()) for difference in differences) <= kind.apart

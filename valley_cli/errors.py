@@ -9,6 +9,7 @@
     ├── ModelError         5   model, weights or tokenizer missing or not understood
     │   └── WeightsError   5   tensors missing, unexpected or of the wrong shape
     ├── TimedOutError      1   a request took longer than it may
+    ├── LibraryError       1   a library is installed in a version that does not fit
     └── DeviceError        6   no CUDA, or no room for the weights
         └── RoomError      6   no memory left for this one request
 
@@ -74,6 +75,10 @@ class WeightsError(ModelError):
 
 class TimedOutError(ValleyError):
     """A request took longer than its ``timeout_s``."""
+
+
+class LibraryError(ValleyError):
+    """A library is installed in a version that lacks what is used of it."""
 
 
 class DeviceError(ValleyError):

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from valley_cli.errors import ModelError
+from valley_cli.libraries import misfit
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -99,6 +100,8 @@ def _base_tokenizer(folder: Path) -> Tokenizer:
     except ModelError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
+        if found := misfit(error, "tokenizers"):
+            raise found from None
         raise ModelError(f"{folder}: the tokenizer files cannot be read ({error})") from None
     raise ModelError(
         f"{folder}: no tokenizer (tokenizer.json, or vocab.json and merges.txt)",

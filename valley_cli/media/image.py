@@ -13,6 +13,7 @@ from PIL import Image, features
 
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
+from valley_cli.libraries import misfit
 from valley_cli.media.fetch import read_bytes
 from valley_cli.text import CLIPS, PICTURES, printable, sniff
 
@@ -67,6 +68,8 @@ def open_image(data: bytes, name: str, limits: MediaLimits, *, exif: bool = True
     except MemoryError:
         raise RefusedError(name, "there is not enough memory to decode it", "make it smaller") from None
     except Exception as error:  # Pillow's decoders raise nearly everything
+        if found := misfit(error, "PIL"):
+            raise found from None
         raise _undecodable(name, kind, data, error) from None
 
 

@@ -24,6 +24,8 @@ DEFAULT_RATE = 25.0  # frames a second of a clip that names no times and no rate
 MAX_THREADS = 4  # each holds frames of its own
 END = object()  # of the packets: what the decoder still holds comes then
 MAX_ERRORS = 1000  # broken packets before a file is given up
+# PyAV 18 refuses clips whose tags are not UTF-8 unless told otherwise; later ones escape what is not, and take no word.
+_ANY_TAGS = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,10 @@ def open_stream(path: str, kind: str) -> tuple[Any, Any]:
             "file:" + path,
             format=DEMUXERS.get(kind, kind),
             options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
+            **_ANY_TAGS,
         )
+    except (ImportError, AttributeError, TypeError):  # of a PyAV that does not fit: no word about the clip
+        raise
     except Exception as error:  # PyAV raises a class for each of FFmpeg's codes
         raise ClipError(*_no_clip(kind, error)) from None
     stream = container.streams.best("video")

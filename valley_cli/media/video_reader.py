@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from valley_cli.engine.base import FrameSelection, Media, MediaLimits
-from valley_cli.errors import RefusedError, SourceError, UsageError
+from valley_cli.errors import LibraryError, RefusedError, SourceError, UsageError
 from valley_cli.media.fetch import Cancelled
 from valley_cli.media.image import not_media
 from valley_cli.media.video_child import Budget, Child, ChildLateError, ChildLostError, StoppedError
@@ -108,6 +108,8 @@ class Reader:
     def _checked(self, child: Child) -> Message:
         message, data = child.receive()
         if "error" in message:
+            if message.get("library"):
+                raise LibraryError(message["error"], message["hint"])
             if message.get("usage"):
                 raise UsageError(f"{self._media.name}: {message['error']}", message["hint"])
             raise SourceError(self._media.name, message["error"], message["hint"])

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from valley_cli.engine.base import FrameSelection
 from valley_cli.errors import UsageError
+from valley_cli.libraries import misfit
 from valley_cli.media.video_select import select
 from valley_cli.media.video_types import ANIMATED, ClipError, Complaints, Decoder, library_path, send
 
@@ -43,10 +44,17 @@ def main() -> None:
         send(out, {"error": error.message, "hint": error.hint, "usage": True})
     except MemoryError:
         send(out, {"error": "there is not enough memory to decode it", "hint": "take fewer frames"})
-    except Exception as error:  # what nobody foresaw of a damaged clip
-        send(out, {"error": f"could not be decoded ({type(error).__name__})", "hint": "copy or download it again"})
+    except Exception as error:
+        send(out, unforeseen(error))
     out.flush()
     os._exit(0)  # decord's threads may not want to end
+
+
+def unforeseen(error: Exception) -> dict[str, Any]:
+    """The last word about what nobody foresaw: of a library that does not fit, or of a damaged clip."""
+    if found := misfit(error, "av") or misfit(error, "PIL"):
+        return {"error": found.message, "hint": found.hint, "library": True}
+    return {"error": f"could not be decoded ({type(error).__name__})", "hint": "copy or download it again"}
 
 
 def die_with_parent() -> None:
@@ -92,7 +100,9 @@ def open_decoder(job: dict[str, Any], complaints: Complaints) -> Decoder:
         return open_pillow(path, kind, job["max_pixels"])
     try:
         from valley_cli.media import video_av
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
         raise ClipError(f"is {kind.upper()}, which needs PyAV here", INSTALL) from None
     decoder = video_av.open_av(path, kind, job["max_pixels"], complaints)
     if job["decoder"] == "auto":
