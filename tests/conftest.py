@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ VALLEY2 = SUBSET / "valley2-tiny" / "checkpoint"
 VALLEY25 = SUBSET / "valley2.5-tiny" / "checkpoint"
 IMAGES = SUBSET / "images"
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts what runs behind it so; commands inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported, by whichever test
 
 

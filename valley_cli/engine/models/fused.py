@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from valley_cli.engine.models.config import TextConfig
 from valley_cli.engine.models.layers import RMSNorm
-from valley_cli.engine.models.products import Layout, LetGo, Product, Rows, can_pack, product
+from valley_cli.engine.models.products import AS_STORED, Layout, LetGo, Product, can_pack, product
 from valley_cli.engine.models.text import Attend, DecoderLayer, rotary_table
 from valley_cli.engine.models.valley import Valley
 
@@ -88,11 +88,11 @@ def _fuse_head(model: Valley, layout: Layout, let_go: LetGo) -> Product:
     tied = model.config.text.tie_word_embeddings
     source = (model.model.embed_tokens if tied else model.lm_head).weight.detach()
     weight = source.to(model.dtype)
-    if layout == "rows" or weight.nbytes < HEAD_PACK_BYTES or not can_pack(weight.dtype):
+    if layout in AS_STORED or weight.nbytes < HEAD_PACK_BYTES or not can_pack(weight.dtype):
         if not tied:
             model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
             let_go([source] if weight is not source else [])
-        return Rows(weight)
+        return product(layout if layout in AS_STORED else "rows", [weight])
     head = product("packed", [weight])
     let_go([source])
     if not tied:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from valley_cli.engine.models.products import linear, multiplies_slowly
+
 
 class _Unset:
     """Leaves parameters as they are: they come from the checkpoint.
@@ -17,7 +19,10 @@ class _Unset:
 
 
 class Linear(_Unset, nn.Linear):
-    """``nn.Linear`` without random initial values."""
+    """``nn.Linear`` without random initial values, multiplied as the processor does it fastest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(_Unset, nn.Embedding):
@@ -29,7 +34,16 @@ class LayerNorm(_Unset, nn.LayerNorm):
 
 
 class Conv2d(_Unset, nn.Conv2d):
-    """``nn.Conv2d`` without random initial values."""
+    """``nn.Conv2d`` without random initial values.
+
+    On two cores without AVX-512 one of 3 x 3 over 384 channels takes 176 ms in bfloat16 and 6 ms in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not multiplies_slowly(self.weight):
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.float()
+        return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
 
 
 class Conv3d(_Unset, nn.Conv3d):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from valley_cli.engine.models.config import ProjectorConfig
 from valley_cli.engine.models.layers import Conv2d, Embedding, LayerNorm, Linear
+from valley_cli.engine.models.products import linear
 
 
 def _as_map(x: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class OvisConvAdapter(nn.Module):
         scores = self.mlp(_as_rows(self.conv(_as_map(x))))  # [n, 196, vocabulary]
         if self.hard:
             return self.embedding(scores.argmax(-1))
-        return scores.softmax(-1) @ self.embedding.weight
+        return linear(scores.softmax(-1), self.embedding.weight.t())
 
 
 class ConvAdapter(nn.Module):

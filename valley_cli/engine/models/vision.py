@@ -23,6 +23,7 @@ from valley_cli.engine.models.layers import (
     apply_rotary,
     inverse_frequencies,
 )
+from valley_cli.engine.models.products import linear
 
 VIT_EPS = 1e-6
 MLP_ROWS = 8192  # at once: a picture of 65,536 patches would else take 1.3 GB in float32, three times
@@ -113,7 +114,7 @@ class PatchEmbed(nn.Module):
         self.proj = Conv3d(3, config.embed_dim, (2, 14, 14), (2, 14, 14), bias=False)
 
     def forward(self, patches: Tensor) -> Tensor:
-        return F.linear(patches, self.proj.weight.flatten(1))
+        return linear(patches, self.proj.weight.flatten(1))
 
 
 Runs = Sequence[tuple[int, int]]  # so many pictures of so many patches each, one after the other
