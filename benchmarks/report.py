@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -11,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "bf16", "sve")  # those that products depend on
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS")  # variables that make less of a processor
 PACKAGES = ("torch", "transformers", "typer", "pillow", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and system."""
+    """Processor, what it can do, cores and system."""
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line for line in lines if line.startswith("model name")]
+    flags = next((line.split() for line in lines if line.lower().startswith(("flags", "features"))), [])
     return {
         "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": len(names) or None,
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "limited by": {name: os.environ[name] for name in LIMITS if name in os.environ},
+        "cores": len(names) or os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -59,8 +66,11 @@ def commit() -> str:
 def finish(name: str, figures: dict[str, Any], bars: dict[str, str], ok: bool) -> None:
     """Print the RESULT line, keep it under ``results/``, and end with 0 if the bars are met.
 
-    What --quick or --rehearse gave is not kept. A card's name is told where figures are a card's.
+    What --quick or --rehearse gave is not kept; what a processor gave that was made less of, under a name of its own.
+    A card's name is told where figures are a card's.
     """
+    if machine()["limited by"]:
+        name += "-limited"
     result = {
         "benchmark": name,
         "figures": figures,

@@ -159,14 +159,18 @@ def modules() -> list[str]:
 
 def imports(module: str) -> Iterator[str]:
     """Every module ``module`` imports, in full."""
-    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
             yield from (_submodule(f"{node.module}.{alias.name}") or str(node.module) for alias in node.names)
+
+
+def _tree(module: str) -> ast.Module:
+    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _submodule(name: str) -> str | None:
@@ -190,6 +194,33 @@ def test_heavy_libraries_have_one_door(module: str) -> None:
         assert not packages & HEAVY
     for package, owners in RESERVED.items():
         assert package not in packages or module in owners, f"{module} imports {package}"
+
+
+def test_names_are_imported_from_where_they_are_made() -> None:
+    made = {f"valley_cli.{module}".rstrip("."): set(names_made(module)) for module in modules()}
+    for path in sorted(
+        path for folder in ("valley_cli", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in made:
+                passed_on = {
+                    alias.name
+                    for alias in node.names
+                    if alias.name not in made[node.module] and not _submodule(f"{node.module}.{alias.name}")
+                }
+                assert not passed_on, (
+                    f"{path.name} imports {passed_on} from {node.module}, which has them from elsewhere"
+                )
+
+
+def names_made(module: str) -> Iterator[str]:
+    """What a module defines at its top."""
+    for node in _tree(module).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
 
 
 def test_the_table_names_no_module_that_is_gone() -> None:

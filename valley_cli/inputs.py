@@ -21,9 +21,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
 from valley_cli.gather import gather_clips
-from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, printable_source, printable_url, sniff
-
-__all__ = ["expand_sources", "printable", "printable_url"]
+from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, printable_source, sniff
 
 Kind = Literal["image", "video"]
 

@@ -17,8 +17,6 @@ from valley_cli.libraries import misfit
 from valley_cli.media.fetch import read_bytes
 from valley_cli.text import CLIPS, PICTURES, printable, sniff
 
-__all__ = ["open_image", "sniff", "thumbnail"]
-
 # Pillow warns about odd palettes, EXIF and sizes; the size has a guard of its own below. Set once and for the whole
 # process: warnings.catch_warnings is not safe with threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
