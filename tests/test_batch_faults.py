@@ -187,6 +187,22 @@ def test_weights_that_cannot_be_used_end_the_run_and_are_no_fault_of_the_rows(tm
     assert not out.exists()
 
 
+def test_a_row_that_the_chat_template_refuses_costs_that_row_only(tmp_path: Path, capsys: Captured) -> None:
+    model = Path(shutil.copytree(VALLEY25, tmp_path / "model"))
+    template = model / "chat_template.jinja"
+    picky = "{% if m.content == 'No' %}{{ raise_exception('no') }}{% elif m.content == 'Add' %}{{ 1 + 'a' }}{% endif %}"
+    template.write_text("{% for m in messages %}" + picky + "{{ m.content }}{% endfor %}")
+    rows = write_rows(tmp_path / "in.jsonl", [{"prompt": text, "max_new_tokens": 2} for text in ("Hi", "No", "Add")])
+    assert inside("batch", str(rows), "-m", str(model), "--device", "cpu") == 3
+    records = read_records(capsys.readouterr().out)
+    assert [record["status"] for record in records] == ["ok", "error", "error"]
+    assert {record["error"]["type"] for record in records[1:]} == {"PromptError"}
+    assert "chat template fails: no" in records[1]["error"]["message"]
+    template.write_text("{% if %}")
+    assert inside("batch", str(rows), "-m", str(model), "--device", "cpu") == 5
+    assert "cannot be parsed" in capsys.readouterr().err
+
+
 def test_stopped_while_its_sources_hang_it_ends_at_once(warm: Forkserver, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with Server({"/slow": drip()}) as server:

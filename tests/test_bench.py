@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Generator
+from contextlib import closing
 
 import pytest
 from PIL import Image
 
 from tests.commands import inside
 from tests.conftest import VALLEY25
-from valley_cli.commands.bench import PICTURE_WH, noise
-from valley_cli.engine.base import MediaLimits
+from valley_cli.commands.bench import PICTURE_WH, measure, noise
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import Cost, Done, Engine, EngineOptions, Event, MediaLimits, Request
 from valley_cli.media.image import open_image
+from valley_cli.render import StatusLine
 
 TINY = ("-m", str(VALLEY25), "--tokens", "40", "--device", "cpu")
 
@@ -25,6 +30,34 @@ def test_json_holds_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("load_s", "first_token_s", "pictures_per_s", "tokens_per_s", "bandwidth_bytes_per_s", "memory_bytes"):
         assert found[name] > 0, name
     assert 0 < found["bandwidth_share"] < 1
+
+
+class Watched:
+    """The engine it is given; keeps how each answer went."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.notice = engine.name, engine.notice
+        self.engine = engine
+        self.done: list[Done] = []
+
+    def generate(self, request: Request) -> Generator[Event, None, None]:
+        for event in self.engine.generate(request):
+            self.done += [event] if isinstance(event, Done) else []
+            yield event
+
+    def measure(self, request: Request) -> Cost:
+        return self.engine.measure(request)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def test_no_measured_prompt_comes_out_of_the_cache() -> None:
+    with closing(Watched(open_engine(EngineOptions(model=str(VALLEY25), device="cpu")))) as engine:
+        measure(engine, 2, "cpu", StatusLine(io.StringIO()))
+    assert len(engine.done) >= 4 + 16
+    for done in engine.done:  # the words in front of the picture are everyone's
+        assert done.usage.cached_tokens < done.usage.prompt_tokens - done.usage.image_tokens
 
 
 def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:

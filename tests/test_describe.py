@@ -18,9 +18,9 @@ from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, in
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from tests.servers import Server, send
 from valley_cli.commands.answering import show_answer
-from valley_cli.engine.base import Cost, Event, Request, TextDelta
-from valley_cli.errors import DeviceError
-from valley_cli.render import Renderer, StatusLine
+from valley_cli.engine.base import Cost, Event, Request, TextDelta, ThinkDelta
+from valley_cli.errors import DeviceError, TimedOutError, ValleyError
+from valley_cli.render import Answer, Renderer, StatusLine
 
 TINY = ("-m", str(VALLEY25), "--max-new-tokens", "8")
 PICTURE = str(IMAGES / "m0_64x64.png")
@@ -209,9 +209,13 @@ class Failing:
     name = "tiny"
     notice: str | None = None
 
+    def __init__(self, error: BaseException, *events: Event) -> None:
+        self.error = error
+        self.events = events
+
     def generate(self, request: Request) -> Generator[Event, None, None]:
-        yield TextDelta("A red")
-        raise DeviceError("out of memory while answering")
+        yield from self.events
+        raise self.error
 
     def measure(self, request: Request) -> Cost:
         raise DeviceError("out of memory while measuring")
@@ -220,12 +224,49 @@ class Failing:
         pass
 
 
-def test_an_error_in_the_middle_of_an_answer_stands_on_its_own_line() -> None:
-    out = io.StringIO()
-    renderer = Renderer(out, StatusLine(io.StringIO()), err=io.StringIO())
-    with pytest.raises(DeviceError):
-        show_answer(Failing(), Request(()), renderer, ["a.png"])
-    assert out.getvalue() == "A red\n"
+@pytest.mark.parametrize(
+    "error",
+    [
+        DeviceError("out of memory"),
+        TimedOutError("took longer"),
+        ValleyError("closed"),
+        RuntimeError("odd"),
+        SystemExit(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    ("events", "shown"),
+    [
+        ((TextDelta("A red"),), "A red\n"),
+        ((TextDelta("A red\n"), TextDelta("\n")), "A red\n"),
+        ((ThinkDelta("hm"),), "hm\n"),
+        ((ThinkDelta("hm"), TextDelta("A")), "hm\nA\n"),
+        ((TextDelta("\n"),), ""),
+        ((), ""),
+    ],
+    ids=["text", "newlines", "thinking", "both", "nothing shown", "nothing"],
+)
+def test_an_error_in_the_middle_of_an_answer_stands_on_its_own_line(
+    error: BaseException, events: tuple[Event, ...], shown: str
+) -> None:
+    screen = io.StringIO()
+    renderer = Renderer(screen, StatusLine(io.StringIO()), err=screen)
+    with pytest.raises(type(error)):
+        show_answer(Failing(error, *events), Request(()), renderer, ["a.png"])
+    assert screen.getvalue() == shown
+    renderer.as_json, before = True, screen.getvalue()
+    with pytest.raises(type(error)):
+        show_answer(Failing(error, *events), Request(()), renderer, ["a.png"])
+    assert screen.getvalue() == before
+
+
+def test_what_broke_an_answer_is_said_even_where_its_line_cannot_be_ended() -> None:
+    with open(os.devnull) as nowhere:  # refuses every write
+        renderer = Renderer(nowhere, StatusLine(io.StringIO()), err=io.StringIO())
+        answer = Answer(in_text=True)
+        with pytest.raises(DeviceError, match="out of memory"):
+            renderer.show(Failing(DeviceError("out of memory")).generate(Request(())), answer)
 
 
 def test_debug_shows_the_traceback_and_keeps_message_and_exit_code(

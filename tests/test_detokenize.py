@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 import pytest
 
@@ -80,3 +81,64 @@ def test_a_thought_cut_off_stays_a_thought() -> None:
     splitter = ThinkSplitter()
     events = splitter.push("<think>because") + splitter.push("", final=True)
     assert events == [ThinkDelta("because")]
+
+
+def split(chunks: list[str]) -> tuple[str, str]:
+    """(thinking, answer) of a text that comes in pieces."""
+    splitter = ThinkSplitter()
+    events = [event for chunk in chunks for event in splitter.push(chunk)] + splitter.push("", final=True)
+    thinking = "".join(event.text for event in events if isinstance(event, ThinkDelta))
+    return thinking, "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        ("Write <answer>x</answer> around it.", "", "Write <answer>x</answer> around it."),
+        ("A <think> tag </think> here", "", "A <think> tag </think> here"),
+        ("<think>Use <answer> and <think>.</think> Say </think>.", "Use <answer> and <think>.", " Say </think>."),
+        ("<think>a</think>b <answer>c</answer>", "a", "b <answer>c</answer>"),
+        (" \n<think>a</think> \n <answer>b</answer> \n", "a", "b"),
+        ("<answer>b</answer>", "", "b"),
+        ("<answer>End it with </answer>, so: </answer>", "", "End it with </answer>, so: "),
+        ("<answer>b</answer> c", "", "b</answer> c"),
+        ("<answer><answer>b", "", "<answer>b"),
+        ("<think>a</think></answer>", "a", "</answer>"),
+        ("\n\nb\n", "", "\n\nb\n"),
+        ("<think>\n\n</think>\n\n b", "", " b"),
+    ],
+)
+def test_a_tag_is_one_in_its_place_only(text: str, thinking: str, answer: str) -> None:
+    for size in (1, 3, len(text)):
+        assert split([text[at : at + size] for at in range(0, len(text), size)]) == (thinking, answer)
+
+
+def by_expressions(text: str) -> tuple[str, str]:
+    """(thinking, answer) of a whole text."""
+    thinking, rest = "", text
+    opened = re.fullmatch(r"\s*<think>\n*(.*)", text, re.DOTALL)
+    if opened:
+        thinking, end, rest = opened[1].partition("</think>")
+        thinking = thinking.rstrip("\n") if end else thinking
+    answered = re.fullmatch(r"\s*<answer>\n*(.*?)(\n*</answer>\s*)?", rest, re.DOTALL)
+    if answered:
+        return thinking, answered[1]
+    return thinking, rest.lstrip("\n") if opened else rest
+
+
+def test_however_tags_are_strewn_only_those_in_their_places_are_missing() -> None:
+    rng = random.Random(7)
+    pieces = ["<think>", "</think>", "<answer>", "</answer>", "\n", " ", "a", "<", "</", "<ans", "think>", "b\n\n"]
+    for _ in range(20_000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(9)))
+        cuts = sorted(rng.choices(range(len(text) + 1), k=3))
+        chunks = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+        assert split(chunks) == by_expressions(text), chunks
+
+
+def test_nothing_is_held_back_that_cannot_become_a_tag() -> None:
+    for before, piece in (("", "Plain\n"), ("<think>", "Hm <"), ("<think>x</think>", "So."), ("<answer>", "a </an b")):
+        splitter = ThinkSplitter()
+        splitter.push(before)
+        shown = "".join(event.text for event in splitter.push(piece))
+        assert shown == piece.removesuffix("<")

@@ -17,7 +17,8 @@ VIDEO = {"media.video", "media.video_sheet", "media.video_child", "media.video_r
 DECODING = {f"media.video_{name}" for name in ("av", "decord", "pillow", "select", "types", "worker")}  # in the child
 PREVIEW = {"media.preview", "media.preview_sixel"}
 CONFIG = {"engine.models.config"}
-FILES = {"engine.geometry", "engine.tokenizer", "engine.prompt", "engine.preprocess", "engine.checkpoint"} | CONFIG
+FILES = {"engine.geometry", "engine.tokenizer", "engine.literal", "engine.prompt", "engine.preprocess"}
+FILES |= {"engine.checkpoint"} | CONFIG
 MODELS = {
     f"engine.models.{name}"
     for name in ("config", "fused", "layers", "products", "projector", "text", "valley", "vision")
@@ -106,7 +107,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine.models": set(),
     "engine.models.config": PLAIN,
     "engine.tokenizer": PLAIN,
-    "engine.prompt": {"engine.tokenizer"} | PLAIN,
+    "engine.literal": PLAIN,
+    "engine.prompt": {"engine.literal", "engine.tokenizer"} | PLAIN,
     "engine.preprocess": {"engine", "engine.geometry"} | PLAIN,
     "engine.checkpoint": {"engine.tensorfiles"} | FILES | PLAIN,
     "engine.reading": {"engine"} | FILES | MEDIA | VIDEO | PLAIN,

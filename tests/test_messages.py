@@ -80,20 +80,28 @@ def picture(source: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("parts", "content", "media"),
+    ("parts", "content", "media", "places"),
     [
-        ([picture(PICTURE), picture(OTHER), text("What differs?")], "What differs?", (A, B)),
-        ([text("One."), text("Two.")], "One.\nTwo.", ()),
-        ([text("First"), picture(PICTURE), text("then"), picture(OTHER)], "First\n<image>\nthen\n<image>", (A, B)),
+        ([picture(PICTURE), picture(OTHER), text("What differs?")], "What differs?", (A, B), ()),
+        ([text("One."), text("Two.")], "One.\nTwo.", (), ()),
+        ([text("1"), picture(PICTURE), text("2"), picture(OTHER)], "1\n<image>\n2\n<image>", (A, B), (2, 12)),
+        ([text("<image>"), picture(PICTURE)], "<image>\n<image>", (A,), (8,)),
+        ([picture(PICTURE), text("<image>")], "<image>", (A,), ()),
     ],
-    ids=["pictures first", "texts only", "pictures in their places"],
+    ids=["pictures first", "texts only", "pictures in their places", "a word in front", "a word behind"],
 )
 def test_openai_parts_become_a_text_and_its_media(
-    parts: list[dict[str, Any]], content: str, media: tuple[Media, ...]
+    parts: list[dict[str, Any]], content: str, media: tuple[Media, ...], places: tuple[int, ...]
 ) -> None:
     assert read_messages([{"role": "user", "content": parts, "refusal": None}], open_source) == (
-        Message("user", content, media),
+        Message("user", content, media, places),
     )
+
+
+def test_a_text_of_openais_form_holds_no_places() -> None:
+    (ours,) = read_messages([{"role": "user", "content": "<image>?"}], open_source)
+    (theirs,) = read_messages([{"role": "user", "content": "<image>?"}], open_source, openai=True)
+    assert (ours.places, theirs.places) == (None, ())
 
 
 def test_an_openai_clip_takes_our_moments() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import VALLEY2, VALLEY25
+from tests.commands import inside
+from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.engine.base import Stage
 from valley_cli.engine.checkpoint import read_checkpoint
-from valley_cli.engine.mapped import MappedTensors
+from valley_cli.engine.mapped import DTYPES, MappedTensors
+from valley_cli.engine.models.config import SIGLIP_PREFIX
 from valley_cli.engine.runner import Runner
+from valley_cli.engine.snapshot import find_fault
 from valley_cli.engine.space import Segment
-from valley_cli.engine.tensorfiles import tensor_index
+from valley_cli.engine.tensorfiles import DTYPE_BYTES, tensor_index
 from valley_cli.engine.tokenizer import load_tokenizer
 from valley_cli.engine.weights import load_model, map_model
 from valley_cli.errors import ModelError, WeightsError
@@ -200,6 +204,49 @@ def test_a_tensor_that_is_not_as_long_as_its_shape_is_damage(folder: Path) -> No
     path.write_bytes(data.replace(b'"shape":[64]', b'"shape":[63]', 1))
     with pytest.raises(WeightsError, match="damaged"):
         read_checkpoint(folder)
+
+
+def retype(path: Path, prefix: str, dtype: str, value_bytes: float) -> None:
+    """Rewrite a file so that its tensors under ``prefix`` are zeros of ``dtype``, as safetensors spells it."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, parts, end = json.loads(data[8 : 8 + length]), [], 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = (8 + length + offset for offset in entry["data_offsets"])
+        part = data[first:last]
+        if name.startswith(prefix):
+            entry["dtype"], part = dtype, bytes(int(value_bytes * math.prod(entry["shape"])))
+        entry["data_offsets"], end = [end, end + len(part)], end + len(part)
+        parts.append(part)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
+
+
+ODD_TYPES = [("F8_E4M3", 1), ("F8_E5M2", 1), ("F8_E8M0", 1), ("F4", 0.5), ("F6_E2M3", 0.75)]
+ODD_TYPES += [("U16", 2), ("U32", 4), ("U64", 8), ("C64", 8), ("NEW", 3)]
+
+
+@pytest.mark.parametrize(("dtype", "value_bytes"), ODD_TYPES)
+def test_a_type_that_nothing_computes_with_is_named_before_anything_is_priced(
+    folder: Path, capsys: pytest.CaptureFixture[str], dtype: str, value_bytes: float
+) -> None:
+    path = folder / "model.safetensors"
+    retype(path, f"{SIGLIP_PREFIX}head.", dtype, value_bytes)
+    assert find_fault(folder) is None
+    load(folder)  # that part is not needed
+    retype(path, "model.layers.1.mlp.", dtype, value_bytes)
+    assert find_fault(folder) is None  # whole: it would not get better by being fetched again
+    assert inside("describe", str(IMAGES / "m0_64x64.png"), "-m", str(folder), "--dry-run") == 5
+    captured = capsys.readouterr()
+    assert f"model.safetensors holds tensors of type {dtype}, which valley cannot compute with" in captured.err
+    assert "bfloat16" in captured.err
+    assert captured.out == ""
+
+
+def test_every_type_that_is_computed_with_can_be_mapped() -> None:
+    assert {name: dtype.itemsize for name, dtype in DTYPES.items()} == DTYPE_BYTES
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -18,9 +18,10 @@ and a file that holds one object over several lines is one row of ``batch`` too:
 A source is a path, an address or a ``data:`` URI. ``image`` and ``video`` stand for lists of one. A clip's object may
 hold ``frames``, ``fps``, ``max_frames``, ``start``, ``end``, ``at`` and ``frame_rate`` (``moments``; seconds, or
 times as typed); its ``source`` may be a list of pictures, its frames in order. ``content`` may also be OpenAI's list
-of parts: ``text``, ``image_url`` and ``video_url`` (whose object may hold the same options). To replay a conversation
-that ends in an answer, that answer is left out (``up_to_question``) and given anew. Keys of the object that are not
-named here are not ours.
+of parts: ``text``, ``image_url`` and ``video_url`` (whose object may hold the same options). ``<image>`` in a text of
+ours is a picture's place; OpenAI's form has parts for that, so it is text there. To replay a conversation that ends in
+an answer, that answer is left out (``up_to_question``) and given anew. Keys of the object that are not named here are
+not ours.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 from valley_cli import moments
@@ -90,18 +92,21 @@ def up_to_question(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages[:-1] if messages and messages[-1].role == "assistant" else messages)
 
 
-def read_messages(rows: Sequence[Any], open_source: OpenSource) -> tuple[Message, ...]:
-    """One message for each row, in our form or OpenAI's. Raises UsageError that says which message is at fault."""
+def read_messages(rows: Sequence[Any], open_source: OpenSource, *, openai: bool = False) -> tuple[Message, ...]:
+    """One message for each row, in our form or OpenAI's; ``openai``: all are OpenAI's, those without parts too.
+
+    Raises UsageError that says which message is at fault.
+    """
     messages = []
     for index, row in enumerate(rows):
         try:
-            messages.append(_read_message(row, open_source))
+            messages.append(_read_message(row, open_source, openai))
         except UsageError as error:
             raise UsageError(f"messages[{index}]: {error.message}", error.hint) from None
     return tuple(messages)
 
 
-def _read_message(row: Any, open_source: OpenSource) -> Message:
+def _read_message(row: Any, open_source: OpenSource, openai: bool) -> Message:
     if not isinstance(row, dict):
         raise UsageError(f"{_kind(row)}, not an object with role and content")
     if row.get("role") not in _ROLES:
@@ -109,10 +114,12 @@ def _read_message(row: Any, open_source: OpenSource) -> Message:
     if unknown := sorted(key for key in set(row) - _MESSAGE_KEYS if row[key] is not None):
         raise UsageError(f"unknown key {_shown(unknown[0])}", f"the keys are: {', '.join(sorted(_MESSAGE_KEYS))}")
     content = row.get("content")
-    text, parts = _read_parts(content, open_source) if isinstance(content, list) else (content, ())
-    if not isinstance(text, str):
-        raise UsageError(f"content is {_kind(text)}, not a text or a list of parts")
-    return Message(row["role"], text, (*parts, *read_media(row, open_source)))
+    if isinstance(content, list):
+        text, media, places = _read_parts(content, open_source)
+        return Message(row["role"], text, (*media, *read_media(row, open_source)), places)
+    if not isinstance(content, str):
+        raise UsageError(f"content is {_kind(content)}, not a text or a list of parts")
+    return Message(row["role"], content, read_media(row, open_source), () if openai else None)
 
 
 def read_media(row: Json, open_source: OpenSource) -> tuple[Media, ...]:
@@ -149,13 +156,13 @@ def _read_video(found: Any, open_source: OpenSource) -> tuple[Media, ...]:
     return tuple(replace(media, selection=wanted) if wanted else media for media in handles)
 
 
-def _read_parts(parts: Sequence[Any], open_source: OpenSource) -> tuple[str, tuple[Media, ...]]:
-    """(text, media) of OpenAI's content parts.
+def _read_parts(parts: Sequence[Any], open_source: OpenSource) -> tuple[str, tuple[Media, ...], tuple[int, ...]]:
+    """(text, media, places of the media in the text) of OpenAI's content parts.
 
     Media go in front of the text, as published; pictures that stand behind some of it keep their places, by
     placeholders. (A clip's frames are not counted yet, so a message with a clip has them in front in any case.)
     """
-    pieces: list[str] = []
+    pieces: list[str | None] = []  # None: a picture or clip
     handles: list[Media] = []
     for part in parts:
         if not isinstance(part, dict):
@@ -166,14 +173,17 @@ def _read_parts(parts: Sequence[Any], open_source: OpenSource) -> tuple[str, tup
         elif kind in ("image_url", "video_url"):
             found = _read_part(part, kind, open_source)
             handles += found
-            pieces += [PLACEHOLDER] * len(found)
+            pieces += [None] * len(found)
         else:
             raise UsageError(f"a part has the type {_shown(kind)}", "the types are: text, image_url, video_url")
-    texts = [piece for piece in pieces if piece is not PLACEHOLDER]
-    in_front = pieces == [PLACEHOLDER] * len(handles) + texts
+    texts = [piece for piece in pieces if piece is not None]
+    in_front = pieces == [None] * len(handles) + texts
     if in_front or any(media.kind == "video" for media in handles):
-        pieces = texts
-    return "\n".join(pieces), tuple(handles)
+        return "\n".join(texts), tuple(handles), ()
+    lines = [PLACEHOLDER if piece is None else piece for piece in pieces]
+    starts = accumulate((len(line) + 1 for line in lines), initial=0)
+    places = [start for start, piece in zip(starts, pieces, strict=False) if piece is None]
+    return "\n".join(lines), tuple(handles), tuple(places)
 
 
 def _read_part(part: Json, kind: str, open_source: OpenSource) -> tuple[Media, ...]:

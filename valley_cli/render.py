@@ -123,6 +123,7 @@ class Answer:
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
     held: str = ""  # newlines at the end of the text, not printed before more text comes
+    in_text: bool = False  # a line of text is open where the answer goes
     in_thinking: bool = False  # a line of thinking is open on stderr
     done: Done | None = None
 
@@ -158,16 +159,29 @@ class Renderer:
         self.write(json.dumps(found, ensure_ascii=only_ascii) + "\n")
 
     def show(self, events: Iterable[Event], answer: Answer) -> Answer:
-        """Print the events as they come, collecting them in ``answer``, which is right even if this is interrupted."""
-        for event in events:
-            self.status.clear()
-            if isinstance(event, TextDelta):
-                self._text(event.text, answer)
-            elif isinstance(event, ThinkDelta):
-                self._thinking(event.text, answer)
-            else:
-                answer.done = event
+        """Print the events as they come, collecting them in ``answer``, which is right even if this is interrupted.
+
+        Whatever breaks off the answer is raised with the line ended; Ctrl-C leaves that to ``finish``.
+        """
+        try:
+            for event in events:
+                self._show(event, answer)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            with suppress(OSError, ValleyError):  # where the answer goes may be what broke
+                self.end_line(answer)
+            raise
         return answer
+
+    def _show(self, event: Event, answer: Answer) -> None:
+        self.status.clear()
+        if isinstance(event, TextDelta):
+            self._text(event.text, answer)
+        elif isinstance(event, ThinkDelta):
+            self._thinking(event.text, answer)
+        else:
+            answer.done = event
 
     def _text(self, text: str, answer: Answer) -> None:
         """Newlines at the end wait for what follows: the answer ends in exactly one."""
@@ -178,6 +192,7 @@ class Renderer:
         whole = answer.held + text
         body = whole.rstrip("\n")
         answer.held = whole[len(body) :]
+        answer.in_text = answer.in_text or bool(body)
         self.write(safe_text(body) if self.out.isatty() else body)
 
     def _thinking(self, text: str, answer: Answer) -> None:
@@ -195,8 +210,9 @@ class Renderer:
     def end_line(self, answer: Answer) -> None:
         """What comes next on the screen starts on a line of its own."""
         self._end_thinking(answer)
-        if not self.as_json and (answer.text or answer.done):
+        if not self.as_json and (answer.in_text or answer.done):
             self.write("\n")
+        answer.in_text = False
 
     def finish(self, answer: Answer, sources: list[str], engine: Engine) -> None:
         """End the answer: its last newline or its JSON object, then the statistics."""

@@ -141,7 +141,7 @@ class RowReader:
                 raise RowError(f"{name} is not supported", f"leave {name} out")
         renamed = {_RENAMED.get(str(name), str(name)): value for name, value in body.items() if value is not None}
         options = {name: renamed[name] for name in ANSWER_KEYS if name in renamed}
-        messages = read_messages(body["messages"], self.open_source)
+        messages = read_messages(body["messages"], self.open_source, openai=True)
         return self._request(override(self.settings, options), messages, ())
 
     def _request(self, settings: Settings, messages: tuple[Message, ...], media: tuple[Media, ...]) -> Request:

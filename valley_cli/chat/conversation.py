@@ -111,7 +111,7 @@ class Conversation:
             media = tuple(handle for _, handle in zip(exchange.attachments, rest, strict=False) if handle)
             messages.append(Message("user", exchange.question, media))
             if exchange.answer is not None:
-                messages.append(Message("assistant", exchange.answer))
+                messages.append(Message("assistant", exchange.answer, places=()))  # the model writes text only
         return tuple(messages)
 
 

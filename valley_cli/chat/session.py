@@ -126,9 +126,6 @@ class Session:
             except KeyboardInterrupt:
                 self.renderer.finish(answer, names, engine)
                 raise
-            except Exception:
-                self.renderer.end_line(answer)
-                raise
         self.done = answer.done
         self.renderer.finish(answer, names, engine)
 

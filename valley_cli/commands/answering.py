@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request
-from valley_cli.errors import DeviceError, UsageError
+from valley_cli.errors import UsageError
 from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, is_terminal, say
 from valley_cli.settings import Settings
 
@@ -77,16 +77,13 @@ def with_preview(request: Request, renderer: Renderer, limits: MediaLimits) -> R
 def show_answer(
     engine: Engine, request: Request, renderer: Renderer, names: list[str], around: Around | None = None
 ) -> Answer:
-    """Stream one answer, passed through ``around``. Ctrl-C keeps what was said; an error has a line of its own."""
+    """Stream one answer, passed through ``around``. Ctrl-C keeps what was said."""
     answer = Answer()
     with closing(engine.generate(request)) as events:
         try:
             renderer.show(around(events) if around else events, answer)
         except KeyboardInterrupt:
             renderer.finish(answer, names, engine)
-            raise
-        except DeviceError:
-            renderer.end_line(answer)
             raise
     renderer.finish(answer, names, engine)
     return answer

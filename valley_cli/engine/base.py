@@ -75,11 +75,17 @@ class Media:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. ``media`` attached here put their placeholders in front of this message's text."""
+    """One turn. ``media`` attached here put their placeholders in front of this message's text, unless it holds
+    ``<image>`` itself: there they stand then.
+
+    ``places``: the characters at which such an ``<image>`` begins, every other one being text; None: each is a place,
+    as published.
+    """
 
     role: Role
     content: str
     media: tuple[Media, ...] = ()
+    places: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ class Request:
 
     ``images`` are pictures and clips without a place: the published rule puts them before the first user message unless
     that message holds ``<image>`` itself. ``think``: True/False is passed to the chat template, None leaves the
-    template's own default. ``exact``: do what the published code does and nothing else. ``timeout_s``: seconds for
+    template's own default. ``exact``: do what the published code does and nothing else; text of the messages that reads
+    as one of the tokenizer's added tokens then is that token, which it is not otherwise. ``timeout_s``: seconds for
     reading the media, waiting and answering, without the time that loading the model takes; ``generate`` raises
     TimedOutError after that.
     """

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from valley_cli.engine.models.config import ValleyConfig, read_config
+from valley_cli.engine.models.config import ValleyConfig, is_unused, read_config
 from valley_cli.engine.preprocess import PreprocessOptions, options_from_files
 from valley_cli.engine.prompt import PromptBuilder
-from valley_cli.engine.tensorfiles import TensorInfo, tensor_index
+from valley_cli.engine.tensorfiles import DTYPE_BYTES, TensorInfo, tensor_index
 from valley_cli.engine.tokenizer import TextTokenizer, load_tokenizer, read_json
-from valley_cli.errors import ModelError
+from valley_cli.errors import ModelError, WeightsError
+from valley_cli.text import printable
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class CheckpointFiles:
 def read_checkpoint(folder: Path, config_overrides: Mapping[str, Any] | None = None) -> CheckpointFiles:
     """Read the small files of ``folder``; ``config_overrides`` replace values of config.json.
 
-    Raises ModelError for a folder that is no Valley checkpoint, WeightsError for damaged weight files.
+    Raises ModelError for a folder that is no Valley checkpoint, WeightsError for weight files that are damaged or hold
+    types that cannot be computed with.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json", "give the folder that holds config.json and *.safetensors")
     raw = read_json(folder / "config.json") | dict(config_overrides or {})
     tensors = tensor_index(folder)
     config = read_config(raw, {name: info.shape for name, info in tensors.items()})
+    _check_types(tensors, config)
     tokenizer = load_tokenizer(folder)
     preprocess = options_from_files(raw, read_json(folder / "preprocessor_config.json"))
     return CheckpointFiles(
@@ -69,6 +72,17 @@ def read_checkpoint(folder: Path, config_overrides: Mapping[str, Any] | None = N
         tensors=tensors,
         eos_ids=_eos_ids(read_json(folder / "generation_config.json"), raw, tokenizer),
     )
+
+
+def _check_types(tensors: Mapping[str, TensorInfo], config: ValleyConfig) -> None:
+    """Raises WeightsError if a tensor that is needed is of a type that nothing here can compute with."""
+    for name, info in tensors.items():
+        if info.dtype not in DTYPE_BYTES and not is_unused(name, config):
+            raise WeightsError(
+                f"{info.file.parent}: {info.file.name} holds tensors of type {printable(str(info.dtype))}, "
+                "which valley cannot compute with",
+                "give a checkpoint in bfloat16, float16 or float32",
+            )
 
 
 def _eos_ids(generation: Mapping[str, Any], raw: Mapping[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:

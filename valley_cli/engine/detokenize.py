@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from valley_cli.engine.base import TextDelta, ThinkDelta
 
-TAGS = {"<think>": "think", "</think>": "answer", "<answer>": "answer", "</answer>": "answer"}
+Phase = Literal["start", "think", "behind", "answer", "plain"]
 
 
 @dataclass
@@ -64,39 +65,65 @@ def _overlap(text: str, mark: str) -> int:
 class ThinkSplitter:
     """Splits ``<think>...</think><answer>...</answer>`` into thinking and answer (spec valley2, section 10.1).
 
-    The tags themselves are not shown. Text in neither is answer, except white space next to a tag.
+    A tag is one in its place only, and is not shown there: ``<think>`` at the start, the first ``</think>`` behind it,
+    ``<answer>`` at the start or right behind ``</think>``, ``</answer>`` at the end of an answer so begun. White space
+    may come before an opening tag and after the last; newlines next to any tag go with it. All else is text.
     """
 
-    _mode: str = "answer"
+    _phase: Phase = "start"
     _held: str = ""
-    _at_start: bool = True
+    _after_tag: bool = False
 
     def push(self, text: str, *, final: bool = False) -> list[TextDelta | ThinkDelta]:
         """Events for ``text``; ``final`` lets go of what might have become a tag."""
-        events: list[TextDelta | ThinkDelta] = []
         self._held += text
-        while True:
-            tag, place = min(
-                ((tag, self._held.find(tag)) for tag in TAGS if tag in self._held),
-                key=lambda pair: pair[1],
-                default=("", -1),
-            )
-            if place < 0:
-                break
-            self._emit(self._held[:place].rstrip("\n"), events)
-            self._mode, self._at_start = TAGS[tag], True
-            self._held = self._held[place + len(tag) :]
-        keep = 0 if final else max(_overlap(self._held, tag) for tag in TAGS)
-        body = self._held[: len(self._held) - keep]
-        if not final:  # newlines before a closing tag belong to the tag
-            keep += len(body) - len(body.rstrip("\n"))
-        self._emit(self._held[: len(self._held) - keep], events)
-        self._held = self._held[len(self._held) - keep :]
-        return events
+        thought = said = ""
+        if self._phase == "start":
+            self._open({"think": "<think>", "answer": "<answer>"}, final)
+        if self._phase == "think":
+            thought = self._think(final)
+        if self._phase == "behind":
+            self._open({"answer": "<answer>"}, final)
+        if self._phase == "answer":
+            said = self._answer(final)
+        elif self._phase == "plain":
+            said = self._release(0, final=True)
+        return [*([ThinkDelta(thought)] if thought else ()), *([TextDelta(said)] if said else ())]
 
-    def _emit(self, text: str, events: list[TextDelta | ThinkDelta]) -> None:
-        if self._at_start:
-            text = text.lstrip("\n")
-        if text:
-            self._at_start = False
-            events.append(ThinkDelta(text) if self._mode == "think" else TextDelta(text))
+    def _open(self, tags: Mapping[Phase, str], final: bool) -> None:
+        """Enter the phase whose tag comes next, or plain text as soon as it can be none of ``tags``."""
+        text = self._held.lstrip()
+        for phase, tag in tags.items():
+            if text.startswith(tag):
+                self._enter(phase, text[len(tag) :])
+                return
+        if final or not any(tag.startswith(text) for tag in tags.values()):
+            self._phase = "plain"
+
+    def _enter(self, phase: Phase, rest: str) -> None:
+        self._phase, self._held, self._after_tag = phase, rest, True
+
+    def _think(self, final: bool) -> str:
+        """What can be shown of the thinking."""
+        body, tag, rest = self._held.partition("</think>")
+        if not tag:
+            return self._release(_overlap(body, "</think>"), final)
+        thought = self._release(len(tag + rest))
+        self._enter("behind", rest)
+        return thought
+
+    def _answer(self, final: bool) -> str:
+        """What can be shown of the answer. Its closing tag is known by what does not follow."""
+        body = self._held.rstrip()
+        if not body.endswith("</answer>"):
+            return self._release(_overlap(self._held, "</answer>"), final)
+        return self._release(len(self._held) - len(body) + len("</answer>"))
+
+    def _release(self, n_kept: int, final: bool = False) -> str:
+        """All that is held but for the last ``n_kept`` characters, and newlines before them; ``final``: all."""
+        if self._after_tag:
+            self._held = self._held.lstrip("\n")
+            self._after_tag = not self._held
+        body = self._held if final else self._held[: len(self._held) - n_kept].rstrip("\n")
+        self._held = self._held[len(body) :]
+        return body

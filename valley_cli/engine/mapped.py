@@ -18,7 +18,6 @@ from torch import Tensor
 
 from valley_cli.engine.base import Stage
 from valley_cli.engine.tensorfiles import TensorInfo
-from valley_cli.errors import WeightsError
 
 DTYPES = {
     "F64": torch.float64,
@@ -67,8 +66,6 @@ class MappedTensors:
         self._ask_ahead(0)
 
     def _view(self, index: int, info: TensorInfo) -> Tensor:
-        if info.dtype not in DTYPES:
-            raise WeightsError(f"{info.file.parent}: {info.file.name} holds tensors of type {info.dtype}")
         if info.file not in self._files:
             self._files[info.file] = _map(info.file)
         pages, dtype = self._files[info.file], DTYPES[info.dtype]

@@ -101,13 +101,13 @@ class Preparer:
     def _lay_out(self, request: Request, images: list[Source], attached: list[int], unplaced: int) -> Layout:
         options = self._options(request)
         turns = place_pictures(
-            request.messages,
+            request.messages if request.exact else [self._as_text(message) for message in request.messages],
             attached,
             unplaced,
             flavour=request.flavour,
             wrap=options.use_special_start_end_token,
         )
-        prompt = self.files.prompts.build(turns, request.think)
+        prompt = self.files.prompts.build(turns, request.think, escaped=not request.exact)
         check_placeholders(prompt, len(images))
         if request.exact and _too_long(prompt.text):
             raise PromptError(f"a message is longer than {MAX_PART_CHARACTERS} characters", "leave --exact out")
@@ -119,6 +119,11 @@ class Preparer:
         if (limit := self.files.config.tokenizer_model_max_length) is not None:
             total = min(total, limit)
         return Layout(tuple(images), prompt, options, plans, costs, total)
+
+    def _as_text(self, message: Message) -> Message:
+        """``message`` so that nothing in it becomes a token, but for the tags in the family's own thinking prompt."""
+        known = (None, self.info.think_system_prompt if self.info else None)
+        return message if message.content in known else self.files.prompts.escape(message)
 
     def _check_options(self, request: Request) -> None:
         """Raises UsageError for what the model's family does not have."""

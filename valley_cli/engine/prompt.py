@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from valley_cli.engine.base import Flavour, Message
+from valley_cli.engine.literal import IMAGE, Escaper, unescape
 from valley_cli.engine.tokenizer import TextTokenizer
 from valley_cli.errors import ModelError, PromptError
 
-IMAGE = "<image>"
 IMAGE_ID = -200
 WRAPPED_IMAGE = "<im_start><image><im_end>"
 END_OF_TURN = "<|im_end|>\n"
@@ -107,37 +108,53 @@ def check_placeholders(prompt: Prompt, n_pictures: int) -> None:
 
 
 class PromptBuilder:
-    """Renders the chat template and tokenises the result part by part."""
+    """Renders the chat template and tokenises the result part by part. Raises ModelError for a template that cannot
+    be parsed."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
+        self.escape = Escaper(tokenizer.added).escape
         self._render = _compile_template(tokenizer.template or CHATML)
+        longest_first = sorted(map(re.escape, tokenizer.added), key=len, reverse=True)
+        self._added = re.compile(f"({'|'.join(longest_first) or '(?!)'})")
 
-    def build(self, turns: list[Turn], think: bool | None) -> Prompt:
-        """``think`` None leaves the template's own default.
+    def build(self, turns: list[Turn], think: bool | None, *, escaped: bool = False) -> Prompt:
+        """``think`` None leaves the template's own default. ``escaped``: the turns are of messages that went through
+        ``escape``, and no text of theirs becomes a token; else all text is read as published.
 
-        Raises ModelError if the template fails, PromptError for text that is not Unicode (broken bytes typed).
+        Raises PromptError if the template fails, and for text that is not Unicode (broken bytes typed).
         """
         switch = {} if think is None else {"enable_thinking": think}
         try:
             text = self._render(messages=turns, add_generation_prompt=True, **self.tokenizer.special, **switch)
         except Exception as error:  # Jinja errors, and whatever a template's own code raises
-            raise ModelError(f"the checkpoint's chat template fails: {error}") from None
+            raise PromptError(f"the checkpoint's chat template fails: {error}") from None
         try:
             text.encode()
         except UnicodeEncodeError:
             raise PromptError("the prompt holds bytes that are not UTF-8", "write it as UTF-8 text") from None
-        return Prompt(text, tuple(self._encode(text)))
+        if escaped:
+            return Prompt(unescape(text), tuple(self._encode(text, self._read_escaped)))
+        return Prompt(text, tuple(self._encode(text, self.tokenizer.encode)))
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, read: Callable[[str], list[int]]) -> Iterator[int]:
         """Each turn, and each stretch between placeholders, is tokenised on its own (spec 4, step 6)."""
         *turns, last = text.split(END_OF_TURN)
-        ids: list[int] = []
         for part in [turn + END_OF_TURN for turn in turns if turn] + [last]:
             first, *rest = part.split(IMAGE)
-            ids += self.tokenizer.encode(first)
+            yield from read(first)
             for chunk in rest:
-                ids += [IMAGE_ID, *self.tokenizer.encode(chunk)]
+                yield IMAGE_ID
+                yield from read(chunk)
+
+    def _read_escaped(self, text: str) -> list[int]:
+        """Added tokens become their ids where they stand as such; all between them, and all that is escaped, is text.
+
+        That is what the tokenizer itself does, but for flags such as ``rstrip``, which no published token here has.
+        """
+        ids: list[int] = []
+        for index, piece in enumerate(self._added.split(text)):
+            ids += [self.tokenizer.added[piece]] if index % 2 else self.tokenizer.encode_plain(unescape(piece))
         return ids
 
 

@@ -10,32 +10,31 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from valley_cli.errors import ModelError, WeightsError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors format allows
+# what can be computed with; the format has more: float8 and smaller, unsigned and complex numbers
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 AGAIN = "download the checkpoint again"
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor is: file, dtype as safetensors spells it, shape, first byte in the file."""
+    """Where a tensor is: file, dtype as safetensors spells it (any), shape, first byte in the file, bytes."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     start: int
+    n_bytes: int
 
     @property
     def n_values(self) -> int:
         return math.prod(self.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        return self.n_values * DTYPE_BYTES.get(self.dtype, 4)
 
 
 def tensor_index(folder: Path) -> dict[str, TensorInfo]:
@@ -92,12 +91,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         whole = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {
-            name: TensorInfo(file, e["dtype"], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
-            for name, e in header.items()
-        }
-        if any(e["data_offsets"][1] != tensors[n].start - 8 - length + tensors[n].n_bytes for n, e in header.items()):
-            raise ValueError("a tensor is not as long as its shape says")
+        tensors = {name: _read_entry(file, 8 + length, entry) for name, entry in header.items()}
     except FileNotFoundError:
         raise _fault(file, "is missing") from None
     except OSError as error:
@@ -107,6 +101,16 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if size != whole:
         raise _fault(file, f"is not whole ({size:,} of {whole:,} bytes)")
     return tensors
+
+
+def _read_entry(file: Path, data_start: int, entry: dict[str, Any]) -> TensorInfo:
+    """A tensor of a header. Raises ValueError if it is not as long as its shape says, where its dtype is known."""
+    start, end = entry["data_offsets"]
+    info = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), data_start + start, end - start)
+    known = info.dtype in DTYPE_BYTES
+    if info.n_bytes < 0 or (known and info.n_bytes != info.n_values * DTYPE_BYTES[info.dtype]):
+        raise ValueError(f"{info.n_bytes} bytes for {info.n_values} values of type {info.dtype}")
+    return info
 
 
 def _fault(file: Path, what: str) -> WeightsError:

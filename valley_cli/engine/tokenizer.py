@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; added tokens inside it become their single ids, nothing is put around it."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def added(self) -> dict[str, int]:
+        """Tokens that stand beside the vocabulary, special or not, and their ids."""
+        return {token.content: token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items()}
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The same tokenizer before any token was added; the vocabulary is shared, not copied."""
+        plain = Tokenizer(self.tokenizer.model)
+        plain.normalizer = self.tokenizer.normalizer
+        plain.pre_tokenizer = self.tokenizer.pre_tokenizer
+        return plain
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of ``text`` as nothing but text: what reads as an added token becomes the ids of its characters."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 
 from valley_cli.engine.base import Stage
 from valley_cli.engine.mapped import MappedTensors
-from valley_cli.engine.models.config import ValleyConfig
+from valley_cli.engine.models.config import is_unused
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.probe import default_dtype
 from valley_cli.errors import UsageError, WeightsError
@@ -18,8 +17,6 @@ from valley_cli.errors import UsageError, WeightsError
 if TYPE_CHECKING:
     from valley_cli.engine.checkpoint import CheckpointFiles
 
-UNUSED = ("*.rotary_emb.inv_freq", "*.position_ids", "model.vision_tower.vision_tower.vision_model.head.*")
-UNUSED_ONLY_NAVIT = ("model.vision_tower.*", "model.mm_projector.*")
 LISTED = 8
 
 
@@ -80,9 +77,8 @@ def check_names(model: Valley, files: CheckpointFiles) -> list[str]:
     """Names of the tensors to load, after comparing names and shapes with the checkpoint's."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: info.shape for name, info in files.tensors.items()}
-    unused = unused_patterns(files.config)
     missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(n for n in found.keys() - expected.keys() if not any(fnmatch.fnmatch(n, p) for p in unused))
+    unexpected = sorted(name for name in found.keys() - expected.keys() if not is_unused(name, files.config))
     misshapen = [
         f"{name} is {list(found[name])}, expected {list(shape)}"
         for name, shape in expected.items()
@@ -95,14 +91,6 @@ def check_names(model: Valley, files: CheckpointFiles) -> list[str]:
             "check that the folder is a complete Valley2 or Valley2.5 checkpoint",
         )
     return list(expected)
-
-
-def unused_patterns(config: ValleyConfig) -> tuple[str, ...]:
-    """Tensors that may be in the files and are not needed for inference."""
-    patterns: tuple[str, ...] = UNUSED if config.siglip else UNUSED + UNUSED_ONLY_NAVIT
-    if config.vit is None:
-        patterns += ("model.qwen2vl_vision_tower.*",)
-    return (*patterns, "lm_head.weight") if config.text.tie_word_embeddings else patterns
 
 
 def _listed(kind: str, names: list[str]) -> list[str]:

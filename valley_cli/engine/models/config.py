@@ -5,6 +5,7 @@ Standard library only. Spec valley2, sections 1.1 to 1.3.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ Family = Literal["valley2", "valley2.5"]
 SIGLIP_PREFIX = "model.vision_tower.vision_tower.vision_model."
 VIT_PREFIX = "model.qwen2vl_vision_tower."
 PROJECTOR_PREFIX = "model.mm_projector."
+UNUSED = ("*.rotary_emb.inv_freq", "*.position_ids", f"{SIGLIP_PREFIX}head.*")
+UNUSED_ONLY_NAVIT = ("model.vision_tower.*", "model.mm_projector.*")
 PROJECTORS = ("ovis_conv_adapter", "conv_adapter", "mlp_pixel_shuffle")
 
 
@@ -117,6 +120,16 @@ def read_config(raw: Mapping[str, Any], shapes: Shapes) -> ValleyConfig:
         tokenizer_model_max_length=raw.get("tokenizer_model_max_length"),
         dtype=raw.get("torch_dtype") or raw.get("dtype") or "bfloat16",
     )
+
+
+def is_unused(name: str, config: ValleyConfig) -> bool:
+    """Whether a tensor that may be in the files is not needed for inference."""
+    patterns: tuple[str, ...] = UNUSED if config.siglip else UNUSED + UNUSED_ONLY_NAVIT
+    if config.vit is None:
+        patterns += ("model.qwen2vl_vision_tower.*",)
+    if config.text.tie_word_embeddings:
+        patterns += ("lm_head.weight",)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _has(shapes: Shapes, prefix: str) -> bool:
