@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -52,11 +53,16 @@ def choose_device(name: str) -> torch.device:
 def load_runner(
     files: CheckpointFiles, device_name: str, dtype_name: str, on_stage: Callable[[Stage], None] | None = None
 ) -> Runner:
-    """The runner of a checkpoint. Raises DeviceError if there is no such device or the weights do not fit it."""
+    """The runner of a checkpoint, for the calling thread, which then has its device and number of threads.
+
+    Raises DeviceError if there is no such device or the weights do not fit it.
+    """
     device = choose_device(device_name)
     dtype = choose_dtype(dtype_name, files, device)
-    if device.type == "cpu" and files.n_values < SMALL_PARAMETERS:
-        torch.set_num_threads(1)  # before the weights are converted: that would start the others
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # graphs, events and streams are made on the thread's own card
+    elif files.n_values < SMALL_PARAMETERS:
+        compute_alone()  # before the weights are converted: that would start the others
     try:
         model, mapped = map_model(files, device, dtype, on_stage)
         return Runner(model, device, mapped=mapped)
@@ -67,6 +73,19 @@ def load_runner(
             f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {device}",
             "free the device, or run with --device cpu",
         ) from None
+
+
+def compute_alone() -> None:
+    """From now on the calling thread computes with no others; every other thread, now and later, as before.
+
+    torch keeps a number for each thread and one that a new thread begins with, and sets both at once. So a thread that
+    ends at once puts the second one back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+    restoring.start()
+    restoring.join()
 
 
 class Runner:
