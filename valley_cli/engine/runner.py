@@ -142,8 +142,11 @@ class Runner:
         return merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:]))
 
     def cache_tokens(self, rows: int) -> int:
-        """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now, a share."""
-        free = available_bytes(str(self.device)) - self._mapped_bytes  # mapped pages count as free, but are needed
+        """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now or its own, a share."""
+        free = available_bytes(str(self.device)) + self.cache.n_bytes
+        free -= self._mapped_bytes  # mapped pages count as free, but are needed
+        if self.device.type == "cuda":  # what the allocator holds in reserve
+            free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         affordable = int(max(free, 0) * FREE_SHARE[self.device.type]) // self.cache.token_bytes
         context = self.model.config.text.max_position_embeddings
         return min(affordable, max(rows * min(ROW_TOKENS, context), context))
