@@ -112,8 +112,6 @@ class LocalEngine:
         layout = replace(layout, images=())
         try:
             while not isinstance(item := limit.next_of(sequence.events, lambda: worker.load_s > 0), str):
-                if isinstance(item, ValleyError):
-                    raise item.with_traceback(None)  # the same one may be every request's answer
                 if isinstance(item, BaseException):
                     raise item
                 yield item

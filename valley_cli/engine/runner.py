@@ -34,6 +34,8 @@ SMALL_PARAMETERS = 50_000_000
 FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the memory beside the weights, for the cache; the rest is for activations
 ROW_TOKENS = 8192  # no more memory than so many for every row: a large picture, what is said about it, a long answer
 
+PromptRows = Tensor  # what the decoder reads of a prompt, [T, C], and any piece of it
+
 
 def choose_device(name: str) -> torch.device:
     """``auto``: CUDA where there is one. Raises DeviceError for a device that is not there."""
@@ -129,7 +131,7 @@ class Runner:
     @torch.inference_mode()
     def merge(
         self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0, said: Sequence[int] = ()
-    ) -> Tensor:
+    ) -> PromptRows:
         """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows.
 
         ``said``: the answer so far, read anew. ``skip``: leave out what the first so many ids of prompt and answer,
@@ -171,7 +173,7 @@ class Runner:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def prefill(self, segment: Segment, merged: Tensor, start: int = 0) -> Tensor:
+    def prefill(self, segment: Segment, merged: PromptRows, start: int = 0) -> Tensor:
         """Read ``merged`` [T, C] into ``segment`` behind the ``start`` tokens it holds. -> logits [vocabulary]"""
         self.on_stage(Stage("reading the prompt"))
         self._changed(segment)
