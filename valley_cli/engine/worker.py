@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_RUNNING = 64
 # Of a prompt, read at once, so that others, and whoever cancels, wait for no more than that. It bounds activations too
-# (benchmarks/prefill_memory.py says by how much): 0.6 GB for 32,768 tokens of Valley2 on CUDA, at once it was 7 GB.
+# (benchmarks/prefill_memory.py says by how much): 0.7 GB for 32,768 tokens of Valley2 on CUDA; at once, 7 GB.
 PIECE_TOKENS = {"cpu": 512, "cuda": 2048}
 
 
