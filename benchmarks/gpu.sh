@@ -40,6 +40,7 @@ rehearse=(); [[ $device == cpu ]] && rehearse=(--rehearse)
 stage checks 90 tests.cuda "$device"
 stage vision 120 benchmarks.vision --device "$device" "${quick[@]}"
 stage decode 240 benchmarks.decode --device "$device" "${quick[@]}" "${rehearse[@]}"
+stage "prefill memory" 60 benchmarks.prefill_memory --device "$device" "${quick[@]}"
 have PIL prefix && stage prefix 60 benchmarks.prefix --device "$device" "${quick[@]}"
 have typer "valley bench" && stage "valley bench" 60 valley_cli bench --device "$device" --model valley-mini --tokens 64
 [[ $device == cuda ]] && stage "decode beside compiled transformers" 240 benchmarks.decode --device cuda --compile

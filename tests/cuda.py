@@ -1,5 +1,5 @@
-"""What must hold on a CUDA card, as plain functions of a device: ``python -m tests.cuda [cuda|cpu]`` runs them without
-pytest (benchmarks/gpu.sh does), ``test_cuda`` runs them with it, on this processor too."""
+"""What must hold on a CUDA card, as plain functions of a device: ``python -m tests.cuda [cuda|cuda:N|cpu]`` runs them
+without pytest (benchmarks/gpu.sh does), ``test_cuda`` runs them with it, on this processor too."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt, tiny
-from valley_cli.engine.base import EngineOptions, Sampling
+from valley_cli.engine.base import Done, EngineOptions, Message, Request, Sampling, Stage
 from valley_cli.engine.graphs import Batch
+from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.config import TextConfig, VitConfig
 from valley_cli.engine.models.vision import VitTower
 from valley_cli.engine.sampler import NO_TOKEN, choose, make_chooser
+from valley_cli.engine.space import Segment
 from valley_cli.engine.static import StaticStep, flash_works
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -131,13 +134,84 @@ def golden_answers(device: torch.device) -> None:
 
     for path in sorted(GOLDEN.glob("*/cases/*.json")):
         case = Case(path)
-        engine = LocalEngine(case.files, None, "golden", EngineOptions(device=device.type, dtype="float32"))
+        engine = LocalEngine(case.files, None, "golden", EngineOptions(device=str(device), dtype="float32"))
         runner = Runner(load_model(case.files, device, torch.float32), device, record_after=0)
-        engine._worker = Worker(iter((runner,)).__next__)
+
+        def load(runner: Runner = runner) -> Runner:
+            take_card(device)
+            return runner
+
+        engine._worker = Worker(load)
         for _ in range(2):  # the second time nearly all of the prompt is found in the cache
             case.check_answer(engine)
         engine.close()
         assert runner.takes_recorded_steps
+
+
+def the_engine_s_thread_takes_its_card(device: torch.device) -> None:
+    """Recorded steps, events and streams are made on the thread's own card; no other one is touched. On a machine with
+    several cards ``cuda:1`` says more than ``cuda``. Needs Pillow."""
+    from valley_cli.engine.checkpoint import read_checkpoint
+    from valley_cli.engine.local import LocalEngine
+
+    index, cards = device.index or 0, torch.cuda.device_count() if device.type == "cuda" else 0
+    seen: set[int] = set()
+
+    def note(stage: Stage) -> None:
+        """Called on the engine's thread."""
+        if stage.name != "starting torch":
+            seen.add(torch.cuda.current_device() if cards else index)
+
+    others = [card for card in range(cards) if card != index]
+    before = [torch.cuda.memory_reserved(card) for card in others]
+    files = read_checkpoint(GOLDEN / "valley2.5-tiny" / "checkpoint")
+    engine = LocalEngine(files, None, "tiny", EngineOptions(device=str(device), on_stage=note))
+    sampling = Sampling(max_new_tokens=60, ignore_eos=True)  # enough for steps to be recorded
+    *_, done = engine.generate(Request((Message("user", "Hello?"),), sampling=sampling))
+    engine.close()
+    assert isinstance(done, Done)
+    assert len(done.token_ids) == 60
+    assert seen == {index}
+    assert before == [torch.cuda.memory_reserved(card) for card in others]
+
+
+def a_prompt_read_in_pieces_sees_what_it_sees_as_a_whole(device: torch.device) -> None:
+    """Pieces of any length, as the cache lies on this device."""
+    config = TextConfig(9, 56 * 16, 9, 2, 14, 2, 16, 1e-6, 1e6, 4096, False, True, True)
+    cache, segment, generator = KVCache(config, device, torch.float32), Segment(64, 512), torch.Generator()
+    cache.resize(1024)
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    q, k, v = (torch.randn(1, n, 300, config.head_dim, generator=generator.manual_seed(n)).to(device) for n in heads)
+    whole, start = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), 0
+    for length in (100, 1, 37, 128, 34):
+        part, attend = slice(start, start + length), cache.prefill(segment, start)
+        for layer in range(config.num_hidden_layers):
+            found = attend(layer, q[:, :, part], k[:, :, part], v[:, :, part])
+            assert (found - whole[:, :, part]).abs().max() < TOLERANCE
+        start += length
+
+
+def a_piece_behind_a_long_prompt_writes_down_no_scores(device: torch.device) -> None:
+    """A fused kernel reads it, and rightly: all scores of 2,048 tokens of Valley2 behind 14,336 would be 1.9 GB."""
+    tokens, before = (2048, 14336) if device.type == "cuda" else (64, 448)
+    heads, kv_heads, dim, end = 28, 4, 128, before + tokens
+    config = TextConfig(9, heads * dim, 9, 1, heads, kv_heads, dim, 1e-6, 1e6, 32768, False, True, True)
+    cache = KVCache(config, device, torch.bfloat16)
+    cache.resize(end)
+    q, k = (torch.randn(1, n, tokens, dim, device=device, dtype=torch.bfloat16) for n in (heads, kv_heads))
+    attend = cache.prefill(Segment(0, end), before)
+    for pool in (*cache.keys, *cache.values):
+        pool.normal_()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    found = attend(0, q, k, k)
+    if device.type == "cuda":
+        scores, taken = heads * tokens * end * 2, torch.cuda.max_memory_allocated(device) - held
+        assert taken < scores / 4, f"{taken / 1e6:.0f} MB"
+    keys, values = (cache._rows(pool[0], Segment(0, end), end).float() for pool in (cache.keys, cache.values))
+    last = F.scaled_dot_product_attention(q[:, :, -1:].float(), keys, values, enable_gqa=True)  # it sees them all
+    assert (found[:, :, -1:] - last).abs().max() < 0.05
 
 
 def half_precision_errs_like_the_plain_path(device: torch.device) -> None:
@@ -159,13 +233,23 @@ CHECKS: tuple[Callable[[torch.device], None], ...] = (
     a_batch_of_samplers_repeats_itself_and_stands_a_broken_row,
     towers_give_what_a_processor_gives,
     half_precision_errs_like_the_plain_path,
+    a_prompt_read_in_pieces_sees_what_it_sees_as_a_whole,
+    a_piece_behind_a_long_prompt_writes_down_no_scores,
+    the_engine_s_thread_takes_its_card,
     golden_answers,
 )
+
+
+def take_card(device: torch.device) -> None:
+    """Make ``device`` the calling thread's, where it is a card."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
 
 
 def main(device: torch.device) -> int:
     """Print a line a check; how many failed."""
     failed = 0
+    take_card(device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # two would mostly wait for each other
     for check in CHECKS:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.decoders import Decoder, fused_decoder, prompt, tiny
 from valley_cli.engine.kvcache import KVCache
@@ -63,6 +66,29 @@ def test_prefill_in_two_pieces_equals_one(kind: str) -> None:
     head = ours.logits(ids[None, :11], torch.arange(11)[None], cache.prefill(seg(1), 0))[0]
     tail = ours.logits(ids[None, 11:], torch.arange(11, 30)[None], cache.prefill(seg(1), 11))[0]
     assert (torch.cat((head, tail)) - full).abs().max() < TOLERANCE
+
+
+class Written(TorchDispatchMode):
+    """Counts the new tensors of at least ``n_values``."""
+
+    def __init__(self, n_values: int) -> None:
+        super().__init__()
+        self.n_values, self.count = n_values, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = "full" in str(func) or "ones" in str(func) or "zeros" in str(func)
+        self.count += made and isinstance(result, Tensor) and result.numel() >= self.n_values
+        return result
+
+
+def test_what_a_piece_may_see_is_written_down_once_for_all_layers() -> None:
+    _, ours = tiny("qwen2")
+    cache, ids = new_cache(ours, 1), prompt(60, 4)
+    ours.logits(ids[None, :20], torch.arange(20)[None], cache.prefill(seg(0), 0))
+    with Written(40 * 60) as written:
+        ours.logits(ids[None, 20:], torch.arange(20, 60)[None], cache.prefill(seg(0), 20))
+    assert written.count == 1
 
 
 @pytest.mark.parametrize("slots", [[0, 1, 2], [0, 2, 5]], ids=["dense", "with gaps"])

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
 from valley_cli.engine.checkpoint import read_checkpoint
-from valley_cli.engine.local import LocalEngine
+from valley_cli.engine.local import AUTO_CUDA, AUTO_OTHER, LocalEngine, choose_model
 from valley_cli.errors import ModelError, PromptError, SourceError, UsageError, ValleyError
 
 SMALL = Media("m0", path=str(IMAGES / "m0_64x64.png"))
@@ -298,3 +299,50 @@ def test_a_prompt_read_in_pieces_beside_an_answer_says_the_same() -> None:
     assert pieces.usage.prompt_tokens > 3 * 512
     assert pieces.token_ids == run(again, long)[1].token_ids
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "chosen"),
+    [
+        ("cpu", AUTO_OTHER),
+        ("auto", AUTO_OTHER),
+        ("cuda", AUTO_OTHER),
+        ("cuda:0", AUTO_OTHER),
+        ("cuda:1", AUTO_CUDA),
+        ("cuda:2", AUTO_OTHER),
+    ],
+)
+def test_auto_is_the_model_that_the_card_asked_for_holds(device: str, chosen: str) -> None:
+    free_bytes = [2_000_000_000, 80_000_000_000, 0]
+    assert choose_model(EngineOptions(device=device), free_bytes.__getitem__) == chosen
+
+
+def test_a_small_model_takes_no_other_thread_s_processors() -> None:
+    """Whether engines follow each other, overlap or cannot be loaded."""
+
+    def threads_of_a_new_thread() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before, of_engines = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    options = EngineOptions(
+        model=str(VALLEY25), device="cpu", on_stage=lambda stage: of_engines.append(torch.get_num_threads())
+    )
+    files = read_checkpoint(VALLEY25)
+    no_such_layers = replace(files.config, text=replace(files.config.text, num_hidden_layers=9))
+    try:
+        first, second = open_engine(options), open_engine(options)
+        for opened in (first, second):
+            run(opened, ask(n=3))
+            assert of_engines[-1] == 1
+        first.close()
+        assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
+        second.close()
+        broken = LocalEngine(replace(files, config=no_such_layers), None, "broken", EngineOptions(device="cpu"))
+        with pytest.raises(ModelError, match="missing"):
+            next(broken.generate(ask()))
+        broken.close()
+        assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)

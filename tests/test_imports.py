@@ -31,7 +31,7 @@ BATCH = {
 }
 TALK = {"messages", "moments", "inputs", "render", "settings"} | PLAIN
 SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
-RUNNING = {"engine.detokenize", "engine.sequence", "engine.scheduler", "engine.space"}
+RUNNING = {"engine.detokenize", "engine.failure", "engine.sequence", "engine.scheduler", "engine.space"}
 TENSORS = {
     "engine.graphs",
     "engine.static",
@@ -115,6 +115,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine.prepare": {"engine", "engine.reading", "media.cache"} | FILES | PLAIN,
     "engine.probe": {"engine.checkpoint"} | PLAIN,
     **dict.fromkeys(RUNNING, RUNNING | PLAIN),
+    # the names of what it carries and does not look into
+    "engine.sequence": {"engine.prepare", "engine.runner", "engine.sampler"} | RUNNING | PLAIN,
     **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
     "engine.kvcache": {"engine.space"} | MODELS | PLAIN,
     "engine.sampler": PLAIN,

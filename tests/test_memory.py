@@ -22,6 +22,7 @@ from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import MAX_RUNNING, Worker
 from valley_cli.errors import RoomError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL, OTHER = (Media(name, path=str(IMAGES / name)) for name in ("m0_64x64.png", "m4_200x60.png"))
 CPU = torch.device("cpu")
 STEP_TOKENS = 32  # what computing a row's next token takes beside the cache, in units of a token's cache
@@ -159,6 +160,18 @@ def test_a_request_beyond_the_budget_is_refused_with_its_numbers() -> None:
     with pytest.raises(RoomError, match=r"needs a cache of \d+ tokens .* up to 490 of the answer; .* room for 500 tok"):
         answer(engine, ask("short", n=490))
     assert len(answer(engine, ask("short", n=100))[1]) == 100
+    engine.close()
+
+
+def test_what_was_refused_is_answered_once_there_is_memory() -> None:
+    runner = TightRunner(promised=500, limit=10_000)
+    engine = engine_with(runner)
+    with pytest.raises(RoomError):
+        answer(engine, ask("long", n=900))
+    runner.promised = 2000  # another program has ended
+    assert len(answer(engine, ask("long", n=900))[1]) == 900
+    runner.promised = 100  # what is there stays
+    assert len(answer(engine, ask("long", n=901))[1]) == 901
     engine.close()
 
 

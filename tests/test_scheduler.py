@@ -177,6 +177,28 @@ def test_what_is_only_kept_gives_way_the_longest_unused_first() -> None:
     assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], PictureUnit)][:2] == ["a", "d"]
 
 
+def test_nothing_that_is_kept_gives_way_for_one_that_has_to_wait_all_the_same() -> None:
+    scheduler = make(tokens=512)
+    run(scheduler, PictureUnit("kept", 100))
+    running = begin(scheduler, sequence(PictureUnit("runs", 200)))
+    scheduler.add(sequence(PictureUnit("long", 400)))
+    assert [scheduler.next_step().decode for _ in range(3)] == [(running,)] * 3
+    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], PictureUnit)] == ["kept"]
+    scheduler.release(running, intact=False)
+    assert scheduler.next_step().prefill
+    assert not scheduler.held
+
+
+def test_what_is_kept_gives_way_where_it_and_the_holes_beside_it_are_room_together() -> None:
+    scheduler = make(tokens=512)
+    run(scheduler, PictureUnit("kept", 100))
+    scheduler.add(sequence(PictureUnit("long", 480)))
+    assert scheduler.space.largest() < 490 <= scheduler.space.largest(scheduler.held) == 512
+    step = scheduler.next_step()
+    assert step.prefill
+    assert step.prefill.segment == Segment(0, 512)
+
+
 def test_a_question_beside_one_that_runs_starts_from_a_copy_of_what_both_begin_with() -> None:
     scheduler = make()
     first = begin(scheduler, sequence(*SYSTEM, PHOTO, 10))

@@ -38,7 +38,12 @@ class Budget:
         return self.most_tokens * self.scheduler.allowed // self.scheduler.max_running
 
     def refusal(self, sequence: Sequence) -> RoomError | None:
-        """Why ``sequence`` can never run, with the numbers; None if it can."""
+        """Why ``sequence`` can never run, with the numbers; None if it can.
+
+        Nobody is refused for what was free some time ago. What is less than it was is found out by trying.
+        """
+        if sequence.room > self.most_tokens:
+            self.most_tokens = max(self.most_tokens, self.runner.cache_tokens(self.scheduler.max_running))
         return self._too_long(sequence, self.most_tokens) if sequence.room > self.most_tokens else None
 
     def _too_long(self, sequence: Sequence, most_tokens: int) -> RoomError:

@@ -162,8 +162,10 @@ class KVCache:
 
     def prefill(self, segment: Segment, start: int) -> Attend:
         """Attention for one row of T new tokens in ``segment``, behind the ``start`` tokens already there."""
+        bias: Tensor | None = None  # the same for every layer
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            nonlocal bias
             end = start + q.shape[2]
             keys, values = (self._rows(pool[layer], segment, end) for pool in (self.keys, self.values))
             keys[:, :, start:], values[:, :, start:] = k, v
@@ -171,8 +173,8 @@ class KVCache:
                 self._wrote(segment, end)
             if start == 0:
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            mask = torch.ones(q.shape[2], end, dtype=torch.bool, device=q.device).tril(start)
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+            bias = causal_bias(q, start) if bias is None else bias
+            return biased_attention(q, keys, values, bias)
 
         return attend
 
@@ -221,6 +223,32 @@ class KVCache:
             return None
         last = torch.tensor(lengths[run.first : run.end], device=self.device)
         return (torch.arange(run.longest, device=self.device) <= last[:, None])[:, None, None]
+
+
+def causal_bias(q: Tensor, start: int) -> Tensor:
+    """What is added to the scores of ``q`` [B, H, T, D], which stands behind ``start`` tokens: [T, start + T].
+
+    In the dtype that the kernels would convert a boolean mask to in every layer, and with rows that begin at multiples
+    of 16 values, or the efficient kernel of CUDA would copy it in every layer.
+    """
+    tokens, end = q.shape[2], start + q.shape[2]
+    bias = torch.full((tokens, -(-end // 16) * 16), -torch.inf, dtype=q.dtype, device=q.device)
+    return bias.triu_(start + 1)[:, :end]
+
+
+def biased_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Key heads are the batch of the call, and the queries that share one are its heads.
+
+    So no kernel has to know of grouped queries. On CUDA the efficient one does not, and what is left for a call that is
+    both masked and grouped may be the plain one, which writes down all scores: 4 GB for 2,048 tokens of Valley2 behind
+    30,000 in bfloat16.
+
+    q [1, H, T, D], keys/values [1, KV, L, D], bias [T, L] -> [1, H, T, D]
+    """
+    kv_heads, groups = keys.shape[1], q.shape[1] // keys.shape[1]
+    k, v = (x[0][:, None].expand(-1, groups, -1, -1) for x in (keys, values))  # [KV, H / KV, L, D], nothing copied
+    grouped = q[0].unflatten(0, (kv_heads, groups))  # [KV, H / KV, T, D]
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=bias).flatten(0, 1)[None]
 
 
 def _grouped(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,14 +40,16 @@ def open_local(options: EngineOptions) -> LocalEngine:
     return LocalEngine(files, checkpoint.info or family_info(files.config.family), checkpoint.name, options)
 
 
-def choose_model(options: EngineOptions) -> str:
-    """``auto``: a published model where a CUDA card holds it, else the embedded one."""
+def choose_model(options: EngineOptions, cuda_free_bytes: Callable[[int], int] = probe.cuda_free_bytes) -> str:
+    """``auto``: a published model where the CUDA card that is asked for holds it, else the embedded one.
+
+    ``cuda_free_bytes``: of the card with this index, 0 where there is none.
+    """
     wanted = find(AUTO_CUDA)
     assert wanted is not None
     cuda_asked = options.device == "auto" or options.device.startswith("cuda")
-    if cuda_asked and probe.cuda_free_bytes() >= wanted.weight_bytes * ROOM_BESIDE_WEIGHTS:
-        return AUTO_CUDA
-    return AUTO_OTHER
+    needed = wanted.weight_bytes * ROOM_BESIDE_WEIGHTS
+    return AUTO_CUDA if cuda_asked and cuda_free_bytes(probe.card_index(options.device)) >= needed else AUTO_OTHER
 
 
 class LocalEngine:
@@ -110,8 +112,6 @@ class LocalEngine:
         layout = replace(layout, images=())
         try:
             while not isinstance(item := limit.next_of(sequence.events, lambda: worker.load_s > 0), str):
-                if isinstance(item, ValleyError):
-                    raise item.with_traceback(None)  # the same one may be every request's answer
                 if isinstance(item, BaseException):
                     raise item
                 yield item

@@ -86,10 +86,13 @@ def runs_on_cuda(device: str) -> bool:
 
 def available_bytes(device: str) -> int:
     """Free memory in bytes where ``device`` says."""
-    if runs_on_cuda(device):
-        _, _, index = device.partition(":")
-        return cuda_free_bytes(int(index) if index.isdigit() else 0)
-    return host_free_bytes()
+    return cuda_free_bytes(card_index(device)) if runs_on_cuda(device) else host_free_bytes()
+
+
+def card_index(device: str) -> int:
+    """Which CUDA card ``device`` means: that of ``cuda:N``, otherwise the first."""
+    _, _, index = device.partition(":")
+    return int(index) if index.isdigit() else 0
 
 
 def default_dtype(on_cuda: bool, files: CheckpointFiles) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ SMALL_PARAMETERS = 50_000_000
 FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the memory beside the weights, for the cache; the rest is for activations
 ROW_TOKENS = 8192  # no more memory than so many for every row: a large picture, what is said about it, a long answer
 
+PromptRows = Tensor  # what the decoder reads of a prompt, [T, C], and any piece of it
+
 
 def choose_device(name: str) -> torch.device:
     """``auto``: CUDA where there is one. Raises DeviceError for a device that is not there."""
@@ -52,11 +55,16 @@ def choose_device(name: str) -> torch.device:
 def load_runner(
     files: CheckpointFiles, device_name: str, dtype_name: str, on_stage: Callable[[Stage], None] | None = None
 ) -> Runner:
-    """The runner of a checkpoint. Raises DeviceError if there is no such device or the weights do not fit it."""
+    """The runner of a checkpoint, for the calling thread, which then has its device and number of threads.
+
+    Raises DeviceError if there is no such device or the weights do not fit it.
+    """
     device = choose_device(device_name)
     dtype = choose_dtype(dtype_name, files, device)
-    if device.type == "cpu" and files.n_values < SMALL_PARAMETERS:
-        torch.set_num_threads(1)  # before the weights are converted: that would start the others
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # graphs, events and streams are made on the thread's own card
+    elif files.n_values < SMALL_PARAMETERS:
+        compute_alone()  # before the weights are converted: that would start the others
     try:
         model, mapped = map_model(files, device, dtype, on_stage)
         return Runner(model, device, mapped=mapped)
@@ -67,6 +75,19 @@ def load_runner(
             f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {device}",
             "free the device, or run with --device cpu",
         ) from None
+
+
+def compute_alone() -> None:
+    """From now on the calling thread computes with no others; every other thread, now and later, as before.
+
+    torch keeps a number for each thread and one that a new thread begins with, and sets both at once. So a thread that
+    ends at once puts the second one back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+    restoring.start()
+    restoring.join()
 
 
 class Runner:
@@ -110,7 +131,7 @@ class Runner:
     @torch.inference_mode()
     def merge(
         self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0, said: Sequence[int] = ()
-    ) -> Tensor:
+    ) -> PromptRows:
         """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows.
 
         ``said``: the answer so far, read anew. ``skip``: leave out what the first so many ids of prompt and answer,
@@ -123,8 +144,11 @@ class Runner:
         return merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:]))
 
     def cache_tokens(self, rows: int) -> int:
-        """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now, a share."""
-        free = available_bytes(str(self.device)) - self._mapped_bytes  # mapped pages count as free, but are needed
+        """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now or its own, a share."""
+        free = available_bytes(str(self.device)) + self.cache.n_bytes
+        free -= self._mapped_bytes  # mapped pages count as free, but are needed
+        if self.device.type == "cuda":  # what the allocator holds in reserve
+            free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         affordable = int(max(free, 0) * FREE_SHARE[self.device.type]) // self.cache.token_bytes
         context = self.model.config.text.max_position_embeddings
         return min(affordable, max(rows * min(ROW_TOKENS, context), context))
@@ -149,7 +173,7 @@ class Runner:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def prefill(self, segment: Segment, merged: Tensor, start: int = 0) -> Tensor:
+    def prefill(self, segment: Segment, merged: PromptRows, start: int = 0) -> Tensor:
         """Read ``merged`` [T, C] into ``segment`` behind the ``start`` tokens it holds. -> logits [vocabulary]"""
         self.on_stage(Stage("reading the prompt"))
         self._changed(segment)

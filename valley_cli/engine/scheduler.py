@@ -78,8 +78,11 @@ class Scheduler:
         self.running.sort(key=lambda s: s.segment or Segment(0, 0))
 
     def _seat(self, sequence: Sequence) -> bool:
-        """Find ``sequence`` a segment, and what it can continue from; False if there is no room now."""
-        if not self.held and self.space.largest < sequence.room:
+        """Find ``sequence`` a segment, and what it can continue from; False if there is no room now.
+
+        Nothing that is held gives way for one that has to wait all the same.
+        """
+        if self.space.largest(self.held) < sequence.room:
             return False  # asked at every step while somebody waits
         source, n_units = self._best_source(sequence)
         take_over = source in self.held and self._worth_taking(source, n_units, sequence)
@@ -93,9 +96,7 @@ class Scheduler:
             if segment := self.space.take(sequence.room):
                 sequence.begin(segment, n_units, source)
                 return True
-            if not self.held:
-                return False
-            oldest = next(iter(self.held))
+            oldest = next(iter(self.held))  # there is one: without them all there would be room
             self._let_go(oldest)
             if oldest == source:
                 source, n_units, take_over = None, 0, False

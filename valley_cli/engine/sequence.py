@@ -6,11 +6,16 @@ import queue
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from valley_cli.engine.base import Event, FinishReason, Sampling, TextDelta
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.space import Segment
+
+if TYPE_CHECKING:
+    from valley_cli.engine.prepare import Prepared
+    from valley_cli.engine.runner import PromptRows
+    from valley_cli.engine.sampler import Chooser
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Sequence:
     other way.
     """
 
-    payload: Any
+    payload: Prepared | None
     prompt_tokens: int
     prompt_ids: tuple[int, ...]  # real token ids only, for the repetition penalty
     max_new_tokens: int
@@ -52,8 +57,8 @@ class Sequence:
     reused_units: int = 0
     reused_tokens: int = 0
     source: Segment | None = None
-    unread: Any = None  # the rest of the prompt's rows, while it is read in pieces
-    chooser: Any = None  # how the runner chooses its tokens; None: to be made, or made anew
+    unread: PromptRows | None = None  # the rest of the prompt's rows, while it is read in pieces
+    chooser: Chooser | None = None  # how the runner chooses its tokens; None: to be made, or made anew
     segment: Segment | None = None
     length: int = 0
     number: int = 0  # by arrival
@@ -107,13 +112,17 @@ class Sequence:
     def finish(self, reason: FinishReason) -> None:
         """Send what was held back, then the reason."""
         self._send(self.detokenizer.finish(), final=True)
-        self.payload = None
+        self._let_go()
         self.events.put(reason)
 
     def fail(self, error: BaseException) -> None:
         """End with ``error``, which ``generate`` raises in its caller's thread."""
-        self.payload = None
+        self._let_go()
         self.events.put(error)
+
+    def _let_go(self) -> None:
+        """Of pixels and tensors, before the caller hears of the end: tensors must not die on the caller's thread."""
+        self.payload = self.unread = self.chooser = None
 
     def _send(self, text: str, *, final: bool = False) -> None:
         if self.splitter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,10 +42,9 @@ class Space:
         """Rows in all holes."""
         return sum(hole.tokens for hole in self._holes)
 
-    @property
-    def largest(self) -> int:
-        """Rows in the largest hole."""
-        return max((hole.tokens for hole in self._holes), default=0)
+    def largest(self, given: Iterable[Segment] = ()) -> int:
+        """Rows in the largest hole that there is, or would be if the segments ``given`` were taken back."""
+        return max((hole.tokens for hole in _merged([*self._holes, *given])), default=0)
 
     def take(self, tokens: int) -> Segment | None:
         """A segment of at least ``tokens`` rows, None where no hole is large enough."""
@@ -70,13 +68,7 @@ class Space:
 
     def give(self, segment: Segment) -> None:
         """Take ``segment`` back."""
-        insort(self._holes, segment)
-        merged: list[Segment] = []
-        for hole in self._holes:
-            if merged and merged[-1].end == hole.start:
-                hole = Segment(merged[-1].start, merged.pop().tokens + hole.tokens)
-            merged.append(hole)
-        self._holes = merged
+        self._holes = _merged([*self._holes, segment])
 
 
 def packed(segments: Iterable[Segment], tokens: int) -> tuple[Space, tuple[Move, ...]]:
@@ -95,6 +87,16 @@ def rounded(tokens: int) -> int:
     """``tokens`` or a little more, so that requests of about the same size take the same."""
     step = max(SMALLEST_STEP, (1 << tokens.bit_length()) // (2 * STEPS_AN_OCTAVE))
     return -(-tokens // step) * step
+
+
+def _merged(holes: list[Segment]) -> list[Segment]:
+    """In order, neighbours as one."""
+    merged: list[Segment] = []
+    for hole in sorted(holes):
+        if merged and merged[-1].end == hole.start:
+            hole = Segment(merged[-1].start, merged.pop().tokens + hole.tokens)
+        merged.append(hole)
+    return merged
 
 
 def _rest(hole: Segment, start: int) -> list[Segment]:

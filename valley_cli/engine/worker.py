@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 
 from valley_cli.engine.base import FinishReason
 from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
+from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.scheduler import Scheduler, Step
 from valley_cli.engine.sequence import Sequence
 from valley_cli.engine.space import Segment, Space
 from valley_cli.errors import RoomError, ValleyError
 
 if TYPE_CHECKING:
-    from valley_cli.engine.runner import Runner
+    from valley_cli.engine.runner import PromptRows, Runner
     from valley_cli.engine.sampler import Chooser
 
 MAX_RUNNING = 64
-PIECE_TOKENS = 512  # of a prompt that are read between two tokens of the answers under way
+# Of a prompt, read at once, so that others, and whoever cancels, wait for no more than that. It bounds activations too
+# (benchmarks/prefill_memory.py says by how much): 0.7 GB for 32,768 tokens of Valley2 on CUDA; at once, 7 GB.
+PIECE_TOKENS = {"cpu": 512, "cuda": 2048}
 
 
 @dataclass
@@ -41,16 +44,23 @@ class Worker:
         self._inbox: queue.SimpleQueue[Sequence | _Stop] = queue.SimpleQueue()
         self._scheduler = Scheduler(Space(0), MAX_RUNNING)
         self._closed = False
+        self._failure: BaseException | None = None  # what ended the thread
+        self._unanswered: set[Sequence] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="valley-engine", daemon=True)
         self._thread.start()
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; its events say the rest. Raises ValleyError after ``close``."""
+        """Queue a sequence; its events say the rest: at once, where the thread has failed. Raises ValleyError after
+        ``close``."""
         with self._lock:
             if self._closed:
                 raise ValleyError("the engine was closed")
             sequence.arrived_at = time.perf_counter()
+            if self._failure:
+                sequence.fail(again(self._failure))
+                return
+            self._unanswered.add(sequence)
             self._inbox.put(sequence)
 
     def close(self) -> None:
@@ -61,13 +71,15 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        start = time.perf_counter()
+        """Whatever goes wrong, and wherever: no caller may wait for ever."""
         try:
-            runner = self._load()
-            budget = Budget(runner, self._scheduler)
+            self._serve()
         except BaseException as error:
-            self._refuse_all(error)
-            return
+            self._give_up(without_locals(error))
+
+    def _serve(self) -> None:
+        start = time.perf_counter()
+        budget = Budget(self._load(), self._scheduler)
         self._loaded_at = time.perf_counter()
         self.load_s = self._loaded_at - start
         while self._take_new(budget):
@@ -77,8 +89,16 @@ class Worker:
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
 
+    def _give_up(self, error: BaseException) -> None:
+        """The thread ends: every request, now and later, gets the reason."""
+        with self._lock:
+            self._failure = error
+            for sequence in self._unanswered:
+                sequence.fail(again(error))
+            self._unanswered.clear()
+
     def _step(self, budget: Budget, step: Step) -> None:
-        """Take ``step``; whatever goes wrong, no caller may wait for ever."""
+        """Take ``step``; what goes wrong in it fails those who took it and nobody else."""
         first = next(iter(self._scheduler.waiting), None)
         try:
             if step.prefill:
@@ -89,9 +109,8 @@ class Worker:
             elif first and (refusal := budget.make_room(first)):
                 self._fail(first, refusal)
             return
-        except BaseException as error:
-            # without its traceback, which holds on to the tensors of the step
-            failure = error.with_traceback(None) if ran_out_of_memory(error) else error
+        except Exception as error:
+            failure: BaseException = without_locals(error)
         if ran_out_of_memory(failure) and budget.relieve():
             for sequence in self._scheduler.everyone():
                 sequence.chooser = None  # nobody knows what it drew in the step that failed
@@ -101,12 +120,8 @@ class Worker:
 
     def _fail(self, sequence: Sequence, error: BaseException) -> None:
         self._scheduler.release(sequence, intact=False)
-        sequence.fail(_explained(error))
-
-    def _refuse_all(self, error: BaseException) -> None:
-        """Loading failed: every request, now and later, gets the reason."""
-        while not isinstance(item := self._inbox.get(), _Stop):
-            item.fail(error)
+        sequence.fail(again(_explained(error)))
+        self._unanswered.discard(sequence)
 
     def _take_new(self, budget: Budget) -> bool:
         """Move arrivals to the scheduler, waiting for one when there is nothing to do. False: time to stop."""
@@ -120,33 +135,34 @@ class Worker:
         return True
 
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
-        """One piece of the prompt; all of it if nobody waits for the next token meanwhile."""
+        """One piece of the prompt."""
         assert sequence.segment is not None
-        if sequence.unread is None:
-            self._begin(runner, sequence, sequence.segment)
-        beside = self._scheduler.running or self._scheduler.allowed < self._scheduler.max_running
-        piece = sequence.unread[:PIECE_TOKENS] if beside else sequence.unread
+        unread = self._begin(runner, sequence, sequence.segment) if sequence.unread is None else sequence.unread
+        piece = unread[: PIECE_TOKENS[runner.device.type]]
         logits = runner.prefill(sequence.segment, piece, sequence.length)
         self.memory_bytes = runner.memory_bytes
         token = None
-        if len(piece) == len(sequence.unread):
+        if len(piece) == len(unread):
             (token,) = runner.choose(logits[None], [self._chooser(runner, sequence)])
         sequence.length += len(piece)  # only now: memory may have run out, and then the piece is read again
-        sequence.unread = sequence.unread[len(piece) :] if token is None else None
+        sequence.unread = unread[len(piece) :] if token is None else None
         if token is not None:
             self._scheduler.has_read(sequence)
             self._say(sequence, token)
 
-    def _begin(self, runner: Runner, sequence: Sequence, segment: Segment) -> None:
-        """Find what of the prompt is known and encode the rest; ``payload`` stays, in case it must be read again."""
+    def _begin(self, runner: Runner, sequence: Sequence, segment: Segment) -> PromptRows:
+        """Find what of the prompt is known and encode the rest, which is returned; ``payload`` stays, in case it must
+        be read again."""
+        assert sequence.payload is not None
         sequence.wait_s = sequence.wait_s or time.perf_counter() - max(sequence.arrived_at, self._loaded_at)
         runner.open(segment, sequence.reused_tokens, sequence.source)
         sequence.source, prepared = None, sequence.payload
         start = time.perf_counter()
-        sequence.unread = runner.merge(
+        sequence.unread = unread = runner.merge(
             prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units, sequence.new_ids
         )
         sequence.encode_s += time.perf_counter() - start
+        return unread
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
         segments = [s.segment for s in sequences if s.segment]
@@ -163,8 +179,7 @@ class Worker:
                 sequence.sampling = replace(sequence.sampling, seed=random.getrandbits(63))
             said = sequence.new_ids
             sequence.chooser = runner.chooser(sequence.sampling, (*sequence.prompt_ids, *said), len(said))
-        chooser: Chooser = sequence.chooser
-        return chooser
+        return sequence.chooser
 
     def _say(self, sequence: Sequence, token: int) -> None:
         """A negative token: this row's numbers are broken, its neighbours' are not."""
@@ -176,6 +191,7 @@ class Worker:
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         self._scheduler.release(sequence)
         sequence.finish(reason)
+        self._unanswered.discard(sequence)
 
 
 def _explained(error: BaseException) -> BaseException:
