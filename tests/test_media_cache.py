@@ -84,6 +84,25 @@ def test_what_is_kept_stays_within_the_budget_and_the_longest_unused_goes_first(
     assert made == ["a", "b", "c", "a", "b"]
 
 
+def test_what_is_made_twice_because_one_gave_up_waiting_counts_once() -> None:
+    cache, begun, go_on = MediaCache(250), threading.Event(), threading.Event()
+
+    def slowly() -> bytes:
+        begun.set()
+        go_on.wait()
+        return bytes(100)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.shared, "a", slowly, len)
+        begun.wait()
+        cache.shared("a", lambda: bytes(100), len, lambda: True)  # its time is up: it does not wait for the first
+        go_on.set()
+        first.result()
+    other = cache.shared("b", lambda: bytes(100), len)
+    assert cache.shared("b", lambda: bytes(100), len) is other
+    assert cache.shared("a", lambda: bytes(1), len) == bytes(100)  # both have room
+
+
 def test_those_who_wait_share_an_error_and_the_next_one_tries_again() -> None:
     cache, tries, together = MediaCache(100), [], threading.Barrier(4)
 

@@ -103,8 +103,9 @@ class MediaCache:
 
     def _keep(self, key: Hashable, value: Any, n_bytes: int) -> None:
         with self._lock:
+            _, replaced = self._kept.pop(key, (None, 0))  # by one that gave up waiting and made its own
             self._kept[key] = (value, n_bytes)
-            self._kept_bytes += n_bytes
+            self._kept_bytes += n_bytes - replaced
             while self._kept_bytes > self.max_bytes:
                 _, (_, freed) = self._kept.popitem(last=False)
                 self._kept_bytes -= freed
