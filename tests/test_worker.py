@@ -28,7 +28,7 @@ from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Segment
 from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import PIECE_TOKENS, Worker
-from valley_cli.errors import DeviceError, SourceError, TimedOutError, ValleyError, WeightsError
+from valley_cli.errors import DeviceError, EngineError, SourceError, TimedOutError, ValleyError, WeightsError
 
 CPU = torch.device("cpu")
 FILES = replace(read_checkpoint(VALLEY25), eos_ids=frozenset())  # answers have the length they are told
@@ -127,8 +127,11 @@ def test_what_breaks_outside_of_a_step_fails_everybody_now_and_later(outside: st
     found = Asking(engine, *(ask(f"question {n}", n) for n in lengths)).ended()
     assert all(when - runner.broke_at < 1 for _, when in found)
     errors = [error for error, _ in [*found, outcome(engine, ask())]]
-    assert {str(error) for error in errors} == {"an illegal memory access was encountered"}
-    assert {type(error) for error in errors} == {RuntimeError}
+    assert {str(error) for error in errors} == {
+        "the engine broke: RuntimeError: an illegal memory access was encountered"
+    }
+    assert {type(error) for error in errors} == {EngineError}
+    assert {type(error.__cause__) for error in errors if isinstance(error, EngineError)} == {RuntimeError}
     assert len({id(error) for error in errors}) == len(errors)  # one of its own for everybody
     engine.close()
     with pytest.raises(ValleyError, match="closed"):
@@ -147,7 +150,7 @@ def test_a_thread_that_is_killed_fails_everybody(busy: bool) -> None:
     since = time.monotonic()
     found = Asking(engine, ask()).ended() + asked.ended()
     assert all(when - since < 1 for _, when in found)
-    assert [type(error) for error, _ in found] == [SystemExit] * len(found)
+    assert [type(error) for error, _ in found] == [EngineError] * len(found)
     engine.close()
 
 

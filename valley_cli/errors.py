@@ -9,6 +9,7 @@
     ├── ModelError         5   model, weights or tokenizer missing or not understood
     │   └── WeightsError   5   tensors missing, unexpected or of the wrong shape
     ├── TimedOutError      1   a request took longer than it may
+    ├── EngineError        1   the engine broke and answers nobody any more
     ├── LibraryError       1   a library is installed in a version that does not fit
     └── DeviceError        6   no CUDA, or no room for the weights
         └── RoomError      6   no memory left for this one request
@@ -75,6 +76,10 @@ class WeightsError(ModelError):
 
 class TimedOutError(ValleyError):
     """A request took longer than its ``timeout_s``."""
+
+
+class EngineError(ValleyError):
+    """The engine broke, for a reason that nobody foresaw: it answers nobody any more."""
 
 
 class LibraryError(ValleyError):

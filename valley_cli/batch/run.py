@@ -18,7 +18,7 @@ from valley_cli.batch.progress import REDRAW_S, Progress, Tally
 from valley_cli.batch.records import Finished, Outcome, finish
 from valley_cli.batch.rows import Row, RowReader
 from valley_cli.engine.base import Done, Engine, Request, TextDelta, ThinkDelta
-from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, ModelError, RoomError, UsageError
+from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, EngineError, ModelError, RoomError, UsageError
 
 WINDOW = 1024  # rows that may be finished while an earlier one is not
 
@@ -107,7 +107,7 @@ class Run:
         try:
             request = self.reader.build(row)
             return finish(self._generate(row, request))
-        except (StoppedError, ModelError):
+        except (StoppedError, ModelError, EngineError):
             raise
         except Exception as error:
             if isinstance(error, DeviceError) and not isinstance(error, RoomError):

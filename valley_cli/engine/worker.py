@@ -16,7 +16,8 @@ from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.scheduler import Scheduler, Step
 from valley_cli.engine.sequence import Sequence
 from valley_cli.engine.space import Segment, Space
-from valley_cli.errors import RoomError, ValleyError
+from valley_cli.errors import EngineError, RoomError, ValleyError
+from valley_cli.text import printable
 
 if TYPE_CHECKING:
     from valley_cli.engine.runner import PromptRows, Runner
@@ -91,10 +92,11 @@ class Worker:
 
     def _give_up(self, error: BaseException) -> None:
         """The thread ends: every request, now and later, gets the reason."""
+        failure = error if isinstance(error, ValleyError) else broken(error)
         with self._lock:
-            self._failure = error
+            self._failure = failure
             for sequence in self._unanswered:
-                sequence.fail(again(error))
+                sequence.fail(again(failure))
             self._unanswered.clear()
 
     def _step(self, budget: Budget, step: Step) -> None:
@@ -192,6 +194,13 @@ class Worker:
         self._scheduler.release(sequence)
         sequence.finish(reason)
         self._unanswered.discard(sequence)
+
+
+def broken(error: BaseException) -> EngineError:
+    """What callers are told of an ``error`` that nobody foresaw."""
+    found = EngineError(f"the engine broke: {type(error).__name__}: {printable(str(error))}", "run the command again")
+    found.__cause__ = error
+    return found
 
 
 def _explained(error: BaseException) -> BaseException:
