@@ -11,6 +11,7 @@ import queue
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from valley_cli.media.video_types import Complaints
 from valley_cli.media.video_worker import serve
 from valley_cli.text import SNIFF_BYTES, sniff
 
+HAS_DECORD = find_spec("decord") is not None  # no wheel for Linux on aarch64, nor for macOS: PyAV does it all there
 SIZE_WH = (128, 96)
 RATE = 10
 BITS = 8

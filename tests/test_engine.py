@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.engine import open_engine
+from valley_cli.engine import open_engine, probe
 from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.local import AUTO_CUDA, AUTO_OTHER, LocalEngine, choose_model
@@ -346,3 +347,14 @@ def test_a_small_model_takes_no_other_thread_s_processors() -> None:
         assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives no process fewer processors")
+def test_a_container_s_processors_are_those_that_count() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert probe.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert probe.usable_cores() == len(before)

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, features
 
 from valley_cli.engine.base import MediaLimits
 from valley_cli.errors import RefusedError, SourceError
-from valley_cli.media.image import open_image
+from valley_cli.media.image import image_size, open_image
 
 LIMITS = MediaLimits()
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)
@@ -204,4 +204,48 @@ def test_damaged_bytes_raise_source_errors_only(format: str) -> None:
         for _ in range(rng.randint(1, 8)):
             broken[rng.randrange(len(broken)) if rng.random() < 0.5 else rng.randrange(60)] = rng.randrange(256)
         with contextlib.suppress(SourceError):
-            assert open_image(bytes(broken), "a", MediaLimits(max_image_pixels=10**6)).mode == "RGB"
+            limits = MediaLimits(max_image_pixels=10**6)
+            size_wh = image_size(bytes(broken), "a", limits)
+            assert open_image(bytes(broken), "a", limits).size == size_wh
+
+
+@pytest.mark.parametrize("exif", [True, False], ids=["upright", "as stored"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"])
+def test_a_picture_s_size_is_known_from_its_head(format: str, exif: bool) -> None:
+    for orientation in range(10):
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        data = encoded(noise(), format, **({} if format in ("GIF", "BMP") else {"exif": tags}))
+        for found in (data, data + bytes(1000)):  # phones put clips behind their pictures
+            assert image_size(found, "a", LIMITS, exif=exif) == open_image(found, "a", LIMITS, exif=exif).size
+
+
+def test_what_a_png_tells_behind_its_pixels_turns_it_too() -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    data = encoded(noise(), "PNG", exif=tags)
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    moved = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert moved != data
+    assert image_size(moved, "a", LIMITS) == open_image(moved, "a", LIMITS).size == (24, 40)
+
+
+def test_for_a_picture_s_size_its_pixels_are_not_decoded() -> None:
+    data = bytearray(encoded(Image.new("RGB", (6000, 4000)), "JPEG"))
+    data[len(data) // 2 : -2] = bytes(len(data) - 2 - len(data) // 2)
+    begun = time.process_time()
+    for _ in range(20):
+        assert image_size(bytes(data), "a", LIMITS) == (6000, 4000)
+    twenty_looks_s, begun = time.process_time() - begun, time.process_time()
+    with contextlib.suppress(SourceError):
+        open_image(bytes(data), "a", LIMITS)
+    assert twenty_looks_s < time.process_time() - begun
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_a_cut_off_picture_is_known_from_its_end(format: str, cut: float) -> None:
+    data = encoded(noise(), format)
+    with pytest.raises(SourceError, match="cut off"):
+        image_size(data[: int(len(data) * cut)], "a", LIMITS)

@@ -111,7 +111,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.prompt": {"engine.literal", "engine.tokenizer"} | PLAIN,
     "engine.preprocess": {"engine", "engine.geometry"} | PLAIN,
     "engine.checkpoint": {"engine.tensorfiles"} | FILES | PLAIN,
-    "engine.reading": {"engine"} | FILES | MEDIA | VIDEO | PLAIN,
+    "engine.reading": {"engine", "engine.probe"} | FILES | MEDIA | VIDEO | PLAIN,
     "engine.prepare": {"engine", "engine.reading", "media.cache"} | FILES | PLAIN,
     "engine.probe": {"engine.checkpoint"} | PLAIN,
     **dict.fromkeys(RUNNING, RUNNING | PLAIN),

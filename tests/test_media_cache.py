@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.clips import write_clip
 from tests.conftest import IMAGES, VALLEY25
 from tests.servers import Server, drip, send
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Done, EngineOptions, Media, Message, Request, Sampling
-from valley_cli.errors import SourceError, TimedOutError
+from valley_cli.engine.base import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
+from valley_cli.engine.local import LocalEngine, open_local
+from valley_cli.errors import PromptError, SourceError, TimedOutError
 from valley_cli.media.cache import MediaCache, never, source_key
 
 PICTURE = IMAGES / "m0_64x64.png"
@@ -162,4 +165,26 @@ def test_a_request_ends_when_its_time_is_up_while_it_answers_and_loading_does_no
     *_, done = engine.generate(about(timeout_s=30))
     assert isinstance(done, Done)
     assert done.finish_reason == "length"
+    engine.close()
+
+
+def kept(engine: LocalEngine) -> list[str]:
+    """What the engine's cache holds of clips."""
+    return sorted(str(key[0]) for key in engine._preparer._media._cache._kept if isinstance(key, tuple))
+
+
+def test_a_clip_is_planned_before_it_is_decoded_and_not_decoded_where_it_cannot_fit(tmp_path: Path) -> None:
+    clip = Media("a.mp4", "video", path=str(write_clip(tmp_path / "a.mp4")))
+    engine = open_local(OPTIONS)
+    few = engine.measure(about(clip))
+    assert kept(engine) == ["plan"]
+    many = about(*[replace(clip, selection=FrameSelection(at_s=(n / 100,) * 60)) for n in range(40)])
+    assert engine.measure(many).max_new_tokens < 1
+    with pytest.raises(PromptError, match="context holds"):
+        next(engine.generate(many))
+    assert set(kept(engine)) == {"plan"}
+    *_, done = engine.generate(about(clip))
+    assert isinstance(done, Done)
+    assert done.usage.prompt_tokens == few.prompt_tokens
+    assert "frames" in kept(engine)
     engine.close()

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import IMAGES, VALLEY25
-from valley_cli.engine.base import Done, EngineOptions, Media, Message, Request, Sampling, TextDelta
+from tests.commands import COLD_LIMIT_S, environment
+from tests.conftest import IMAGES, ROOT, VALLEY25
+from valley_cli.engine.base import Done, EngineOptions, Media, MediaLimits, Message, Request, Sampling, TextDelta
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.local import LocalEngine
+from valley_cli.engine.prepare import Preparer
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import MAX_RUNNING, Worker
-from valley_cli.errors import RoomError
+from valley_cli.errors import RoomError, SourceError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL, OTHER = (Media(name, path=str(IMAGES / name)) for name in ("m0_64x64.png", "m4_200x60.png"))
@@ -229,3 +237,60 @@ def test_200_requests_that_join_leave_fail_for_memory_and_share_prefixes_answer_
         assert all(pool.map(one, range(200)))
     assert runner.refusals > 5
     engine.close()
+
+
+MANY_PICTURES = """
+import io, resource, sys
+from PIL import Image
+from valley_cli.engine import open_engine
+from valley_cli.engine.base import EngineOptions, Media, Message, Request
+from valley_cli.errors import PromptError
+
+file = io.BytesIO()
+Image.effect_noise((2000, 2000), 50).convert("RGB").save(file, "JPEG", quality=30)
+open("large.jpg", "wb").write(file.getvalue())
+engine = open_engine(EngineOptions(model=sys.argv[1], device="cpu"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+request = Request((Message("user", "What?", (Media("large.jpg", path="large.jpg"),) * 200),))
+assert engine.measure(request).max_new_tokens < 1
+try:
+    next(engine.generate(request))
+except PromptError as error:
+    assert "context holds" in str(error)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000, "torch" in sys.modules)
+"""
+
+
+def test_pictures_that_cannot_fit_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    """200 of 4 M pixels: 3.2 GB, were they kept."""
+    command = [sys.executable, "-c", MANY_PICTURES, str(VALLEY25)]
+    env = environment({"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=COLD_LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    megabytes, loaded = done.stdout.split()
+    assert int(megabytes) < 50
+    assert loaded == "False"
+
+
+def test_a_picture_that_was_changed_between_two_looks_is_an_error_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    shutil.copy(IMAGES / "m0_64x64.png", path)
+    preparer = Preparer(FILES, None, MediaLimits())
+    layout = preparer.layout(Request((Message("user", "What?", (Media("a.png", path=str(path)),)),)))
+    shutil.copy(IMAGES / "m4_200x60.png", path)
+    with pytest.raises(SourceError, match="was changed"):
+        preparer.prepare(layout)
+
+
+def test_what_can_be_read_only_once_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=((IMAGES / "m0_64x64.png").read_bytes(),))
+    writer.start()
+    engine = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
+    *_, done = engine.generate(
+        Request((Message("user", "What?", (Media("p", path=str(pipe)),)),), sampling=Sampling(max_new_tokens=1))
+    )
+    writer.join()
+    engine.close()
+    assert isinstance(done, Done)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
 
 from tests.clips import (
+    HAS_DECORD,
     OneWay,
     cut_start,
     decode,
@@ -152,9 +152,6 @@ KINDS = (
     Kind("cut-off.ts", partial(truncated, share=0.5), "PyAV", range(29)),
     Kind("cut-off.gif", truncated_gif, "Pillow", range(14), notes=("cut off",)),
 )
-
-
-HAS_DECORD = find_spec("decord") is not None  # no wheel for Linux on aarch64, nor for macOS: PyAV does it all there
 
 
 @pytest.fixture(scope="module")

@@ -102,9 +102,9 @@ class LocalEngine:
         room = answer_room(layout, request, self.files)
         check_fits(layout, room, self.files)
         loaded_before = self._worker is not None and self._worker.load_s > 0
-        worker = self.start()  # only now: an unreadable picture is said at once, not after loading
         with limit.of_reading():
-            prepared = self._preparer.prepare(layout, effort)
+            prepared = self._preparer.prepare(layout, effort, begin=self.start)
+        worker = self.start()  # where there is no picture; a damaged one is said at once, not after loading
         media_s = time.perf_counter() - begun
         sequence = self._sequence(request, prepared, room)
         worker.submit(sequence)

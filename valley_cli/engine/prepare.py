@@ -70,21 +70,29 @@ class Preparer:
         self.info = info
         self._media = MediaReader(limits, on_stage, MediaCache(media_cache_bytes))
 
-    def prepare(self, layout: Layout, effort: Effort | None = None) -> Prepared:
-        """Preprocess the pictures that have a place in the text; others are never encoded."""
+    def prepare(
+        self, layout: Layout, effort: Effort | None = None, begin: Callable[[], object] = lambda: None
+    ) -> Prepared:
+        """Decode and preprocess the pictures that have a place in the text, one by one; others are never decoded.
+
+        ``begin`` is called as soon as the first is known to be whole. Raises SourceError.
+        """
         n = len(layout.images)
         used = layout.images[: layout.prompt.n_placeholders]
         pictures = []
-        for source in used:
+        for number, source in enumerate(used):
             image = source.image()  # not in the turn that follows: it may wait for a turn of its own
+            if not number:
+                begin()
             pictures.append(self._media.tensors(image, n, layout.options, effort or Effort()))
+            del image  # before the next one is there
         return Prepared(layout, tuple(pictures))
 
     def layout(self, request: Request, effort: Effort | None = None, *, pixels: bool = True) -> Layout:
-        """Read the media and build the prompt around them: all that can fail for reasons of the user's.
+        """Look at the media and build the prompt around them. No picture is decoded, and no clip if ``pixels`` is false
+        or the context has no room for it.
 
-        ``request`` has its defaults (``with_defaults``). ``pixels`` false: for sizes only, no clip is decoded; true: a
-        clip that the context has no room for is not decoded either.
+        ``request`` has its defaults (``with_defaults``).
         Raises SourceError for unreadable media and PromptError for requests that do not fit together.
         """
         self._check_options(request)

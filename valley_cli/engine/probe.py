@@ -33,6 +33,14 @@ def cuda_free_bytes(index: int = 0) -> int:
     return torch.cuda.mem_get_info(index)[0]
 
 
+def usable_cores() -> int:
+    """Processors that this process may run on: in a container fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
 def host_free_bytes() -> int:
     """Memory a process can still take, in bytes: what there is and what it is allowed; 0 where nothing says."""
     known = (_system_free_bytes(), _group_free_bytes(), _limit_free_bytes())

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import TypeVar
 
 from PIL.Image import Image
 
 from valley_cli.engine.base import Media, MediaLimits, Request, Stage
 from valley_cli.engine.preprocess import Picture, PreprocessOptions, picture_key, plan_picture, preprocess
+from valley_cli.engine.probe import usable_cores
+from valley_cli.errors import SourceError
 from valley_cli.media.cache import MediaCache, never, source_key
-from valley_cli.media.fetch import read_bytes
-from valley_cli.media.image import open_image
-from valley_cli.media.video import Clip, Frame, chosen_pictures, open_clip_file
+from valley_cli.media.fetch import can_be_read_again, read_bytes
+from valley_cli.media.image import image_size, open_image
+from valley_cli.media.video import Clip, Frame, Plan, chosen_pictures, open_clip_file
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class MediaReader:
 
     def __init__(self, limits: MediaLimits, on_stage: Callable[[Stage], None] | None, cache: MediaCache) -> None:
         self._limits, self._on_stage, self._cache = limits, on_stage, cache
-        self._decoders = threading.Semaphore(os.cpu_count() or 1)
+        self._decoders = threading.Semaphore(usable_cores())
 
     def tell(self, name: str, done: int, total: int, unit: str) -> None:
         """Show a stage to whoever watches."""
@@ -72,12 +76,22 @@ class MediaReader:
             finally:
                 effort.decode_s += time.perf_counter() - begun
 
-    def picture(self, media: Media, exif: bool, effort: Effort) -> Image:
-        """RGB. Raises SourceError."""
+    def read(self, media: Media, effort: Effort) -> bytes:
+        """The bytes of a source. Raises SourceError."""
+        with _fetching(effort):
+            return read_bytes(media, self._limits, cancelled=effort.give_up)
 
-        def read() -> bytes:
-            with _fetching(effort):
-                return read_bytes(media, self._limits, cancelled=effort.give_up)
+    def size(self, media: Media, exif: bool, read: Callable[[], bytes], effort: Effort) -> tuple[int, int]:
+        """Width and height of the picture that ``read`` gives the bytes of, from their head. Raises SourceError."""
+
+        def look(data: bytes) -> tuple[int, int]:
+            with self.decoding(effort):
+                return image_size(data, media.name, self._limits, exif=exif)
+
+        return self._cache.content(source_key(media), ("size", exif), read, look, _few_bytes, effort.give_up)
+
+    def picture(self, media: Media, exif: bool, read: Callable[[], bytes], effort: Effort) -> Image:
+        """The same picture, RGB. Raises SourceError."""
 
         def decode(data: bytes) -> Image:
             with self.decoding(effort):
@@ -103,23 +117,27 @@ class MediaReader:
         with self.decoding(effort):
             return clips.enter_context(look())
 
-    def frames(self, clip: Clip, effort: Effort) -> tuple[Frame, ...]:
-        """The clip's frames. Raises SourceError."""
-        with self.decoding(effort):
-            return clip.frames(partial(self.tell, "reading frames", unit="frames"))
+    def plan(self, media: Media, opened: Callable[[], Clip], effort: Effort) -> Plan:
+        """Which frames of a clip are looked at, and their size; several requests share it. Raises SourceError."""
+        return self._of_clip("plan", media, lambda: opened().plan, _few_bytes, effort)
 
-    def shared_frames(self, media: Media, effort: Effort) -> Decoded | None:
-        """The frames of a clip that several requests look at, decoded once; None where nothing is shared."""
-        key = source_key(media) if self._cache.max_bytes else None
-        if key is None:
-            return None
+    def frames(self, media: Media, opened: Callable[[], Clip], effort: Effort) -> Decoded:
+        """The frames of a clip, decoded once for all requests that look at them. Raises SourceError."""
 
-        def make() -> Decoded:
-            with ExitStack() as clips:
-                clip = self.open_clip(media, effort, clips)
-                return Decoded(self.frames(clip, effort), clip.notes)
+        def decode() -> Decoded:
+            clip = opened()
+            with self.decoding(effort):
+                return Decoded(clip.frames(partial(self.tell, "reading frames", unit="frames")), clip.notes)
 
-        return self._cache.shared(("clip", key, media.selection), make, Decoded.n_bytes, effort.give_up)
+        return self._of_clip("frames", media, decode, Decoded.n_bytes, effort)
+
+    def _of_clip(
+        self, what: str, media: Media, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort
+    ) -> T:
+        source = source_key(media)
+        if source is None:
+            return make()
+        return self._cache.shared((what, source, media.selection), make, n_bytes, effort.give_up)
 
 
 class Reading:
@@ -155,27 +173,37 @@ class Reading:
             return [self._picture(media.frames[moment.index]) for moment in chosen_pictures(media)]
         if media.kind == "image":
             return [self._picture(media)]
-        if (shared := self._reader.shared_frames(media, self._effort)) is not None:
-            self._noted.append((media.name, lambda: shared.notes))
-            return [Source(f.name, f.size_wh or f.image.size, partial(_image, f)) for f in shared.frames]
-        clip = self._reader.open_clip(media, self._effort, self._clips)
-        if self._total > 1:
-            clip.rest()
-        self._noted.append((media.name, lambda: clip.notes))
-        frames = cache(partial(self._reader.frames, clip, self._effort))
+        return self._clip(media)
+
+    def _clip(self, media: Media) -> list[Source]:
+        """A clip's chosen frames, decoded when all is known to fit."""
+        opened = cache(partial(self._reader.open_clip, media, self._effort, self._clips))
+        plan = self._reader.plan(media, opened, self._effort)
+        if self._total > 1 and opened.cache_info().currsize:
+            opened().rest()
+        frames = cache(partial(self._reader.frames, media, opened, self._effort))
         self.decode.append(frames)
+        self._noted.append((media.name, lambda: frames().notes if frames.cache_info().currsize else plan.notes))
 
         def image(number: int) -> Image:
-            return frames()[number].image
+            return frames().frames[number].image
 
-        return [Source(name, clip.plan.size_wh, partial(image, number)) for number, name in enumerate(clip.plan.names)]
+        return [Source(name, plan.size_wh, partial(image, number)) for number, name in enumerate(plan.names)]
 
     def _picture(self, media: Media) -> Source:
-        image = partial(self._reader.picture, media, self._exif, self._effort)
-        if media.size_wh is not None:
-            return Source(media.name, media.size_wh, image)
-        opened = image()
-        return Source(media.name, opened.size, partial(_itself, opened))
+        """A picture of which only the head was looked at. A file is read again when its pixels are wanted, as many of
+        them may come together; what can be read only once is kept."""
+        read: Callable[[], bytes] = partial(self._reader.read, media, self._effort)
+        read = read if can_be_read_again(media) else cache(read)
+        size_wh = media.size_wh or self._reader.size(media, self._exif, read, self._effort)
+
+        def image() -> Image:
+            found = self._reader.picture(media, self._exif, read, self._effort)
+            if found.size != size_wh:
+                raise SourceError(media.name, "was changed while it was looked at", "run the command again")
+            return found
+
+        return Source(media.name, size_wh, image)
 
 
 @contextmanager
@@ -187,12 +215,9 @@ def _fetching(effort: Effort) -> Iterator[None]:
         effort.fetch_s += time.perf_counter() - begun
 
 
-def _itself(image: Image) -> Image:
-    return image
-
-
-def _image(frame: Frame) -> Image:
-    return frame.image
+def _few_bytes(value: object) -> int:
+    """What a size or a plan takes in the cache, about."""
+    return 1000
 
 
 def _rgb_bytes(image: Image) -> int:

@@ -7,6 +7,8 @@ The published code converts the same way, so its oddities are kept: transparency
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 from PIL import Image, features
@@ -33,6 +35,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # width and height change places; a TIFF's have done so when it is opened
 _NOT_PICTURES = {
     "empty": ("is empty", None),
     "pdf": ("is a PDF, not a picture", "make a picture of a page: pdftoppm -png -r 150 FILE.pdf page"),
@@ -52,15 +55,37 @@ def open_image(data: bytes, name: str, limits: MediaLimits, *, exif: bool = True
     ``limits.max_image_pixels`` pixels, found in the header before anything is decoded, and ``SourceError`` for
     everything that is not one whole picture. No other error leaves this function.
     """
-    name = printable(name)
+    with _opened(data, printable(name), limits) as image:
+        image.load()
+        return _upright(image).convert("RGB") if exif else image.convert("RGB")
+
+
+def image_size(data: bytes, name: str, limits: MediaLimits, *, exif: bool = True) -> tuple[int, int]:
+    """(width, height) that ``open_image`` gives, from the head of ``data``: no pixel is decoded.
+
+    What has no end of its own kind, or tells more behind its pixels, is decoded all the same. Raises as ``open_image``
+    does, but damage inside of the picture is not seen.
+    """
+    name, kind = printable(name), sniff(data)
+    with _opened(data, name, limits) as image:
+        size_wh = image.size
+        # of PNG not its own ``getexif``, which decodes the picture to read what may stand behind it
+        turned = exif and kind != "tiff" and _orientation(image, Image.Image.getexif) in _ON_ITS_SIDE
+    if _has_no_end(kind, data) or (kind == "png" and exif and _has_more_behind(data)):
+        return open_image(data, name, limits, exif=exif).size
+    return (size_wh[1], size_wh[0]) if turned else size_wh
+
+
+@contextmanager
+def _opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[Image.Image]:
+    """The picture before its pixels are decoded. Whatever is raised about it leaves as SourceError."""
     kind = sniff(data)
     if kind not in PICTURES:
         raise _not_a_picture(name, kind)
     try:
         with Image.open(BytesIO(data), formats=[_pillow_format(name, kind)]) as image:
             _check_header(image, name, kind, limits)
-            image.load()
-            return _upright(image).convert("RGB") if exif else image.convert("RGB")
+            yield image
     except SourceError:
         raise
     except MemoryError:
@@ -106,12 +131,29 @@ def _check_header(image: Image.Image, name: str, kind: str, limits: MediaLimits)
 
 def _upright(image: Image.Image) -> Image.Image:
     """What ``ImageOps.exif_transpose`` does, without copying upright pictures or failing on broken EXIF."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # broken EXIF is no reason to refuse the picture
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    method = _UPRIGHT.get(_orientation(image, type(image).getexif))
     return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image, exif_of: Callable[[Image.Image], Image.Exif]) -> int:
+    """What EXIF says of it; 1, upright, where it says nothing."""
+    try:
+        orientation = exif_of(image).get(_ORIENTATION)
+    except Exception:  # broken EXIF is no reason to refuse the picture
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _has_more_behind(data: bytes) -> bool:
+    """Whether a PNG has chunks between its pixels and its end, EXIF perhaps."""
+    place, behind = 8, False
+    while place + 8 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if behind and kind not in (b"IDAT", b"IEND"):
+            return True
+        behind = behind or kind == b"IDAT"
+        place += 12 + length
+    return False
 
 
 def _not_a_picture(name: str, kind: str) -> SourceError:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from valley_cli.engine.base import FrameSelection, Media, MediaLimits
 from valley_cli.media.fetch import Cancelled, Progress, open_file, read_bytes
-from valley_cli.media.image import open_image
+from valley_cli.media.image import image_size, open_image
 from valley_cli.media.video_reader import Picked, Reader
 from valley_cli.media.video_select import check_selection, select
 
@@ -169,7 +169,7 @@ class PicturesClip:
     @staticmethod
     def _read(picture: Media, limits: MediaLimits) -> tuple[bytes, tuple[int, int]]:
         data = read_bytes(picture, limits)
-        return data, open_image(data, picture.name, limits).size
+        return data, image_size(data, picture.name, limits)
 
     def frames(self, on_frame: OnFrame | None = None) -> tuple[Frame, ...]:
         """See ``Clip.frames``."""
