@@ -217,6 +217,8 @@ def rows_worth_unpacking(dtype: torch.dtype) -> int | None:
     if dtype == torch.float32 or can_pack(dtype):
         return None
     n_threads = torch.get_num_threads()
+    if n_threads == 1:  # this thread's own number perhaps, which setting it again would make everybody's
+        return _rows_worth_unpacking(dtype)
     torch.set_num_threads(1)
     try:
         return _rows_worth_unpacking(dtype)
