@@ -16,7 +16,7 @@ from tests.clips import write_clip
 from tests.conftest import IMAGES, VALLEY25
 from tests.servers import Server, drip, send
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
+from valley_cli.engine.base import Cost, Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling, Stage
 from valley_cli.engine.local import LocalEngine, open_local
 from valley_cli.errors import PromptError, SourceError, TimedOutError
 from valley_cli.media.cache import MediaCache, never, source_key
@@ -165,6 +165,22 @@ def test_a_request_ends_when_its_time_is_up_while_it_answers_and_loading_does_no
     *_, done = engine.generate(about(timeout_s=30))
     assert isinstance(done, Done)
     assert done.finish_reason == "length"
+    engine.close()
+
+
+def test_a_clip_that_is_changed_after_it_was_planned_is_an_error_of_its_own(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4")
+    clip, picture = Media("a.mp4", "video", path=str(path)), Media("p", path=str(PICTURE))
+
+    def change(stage: Stage) -> None:
+        if stage.done == 1 and looked_at:  # the picture's turn: the clip, planned for an earlier request, is not open
+            write_clip(path, size_wh=(64, 48))
+
+    looked_at: list[Cost] = []
+    engine = open_local(replace(OPTIONS, on_stage=change))
+    looked_at.append(engine.measure(about(clip, picture)))
+    with pytest.raises(SourceError, match="was changed"):
+        next(engine.generate(about(clip, picture)))
     engine.close()
 
 

@@ -186,7 +186,10 @@ class Reading:
         self._noted.append((media.name, lambda: frames().notes if frames.cache_info().currsize else plan.notes))
 
         def image(number: int) -> Image:
-            return frames().frames[number].image
+            found = frames().frames
+            if len(found) != len(plan.names) or found[number].size_wh != plan.size_wh:
+                raise _changed(media)
+            return found[number].image
 
         return [Source(name, plan.size_wh, partial(image, number)) for number, name in enumerate(plan.names)]
 
@@ -200,10 +203,14 @@ class Reading:
         def image() -> Image:
             found = self._reader.picture(media, self._exif, read, self._effort)
             if found.size != size_wh:
-                raise SourceError(media.name, "was changed while it was looked at", "run the command again")
+                raise _changed(media)
             return found
 
         return Source(media.name, size_wh, image)
+
+
+def _changed(media: Media) -> SourceError:
+    return SourceError(media.name, "was changed while it was looked at", "run the command again")
 
 
 @contextmanager
