@@ -111,7 +111,7 @@ class Worker:
             elif first and (refusal := budget.make_room(first)):
                 self._fail(first, refusal)
             return
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:  # Python's own Ctrl-C never comes to this thread
             failure: BaseException = without_locals(error)
         if ran_out_of_memory(failure) and budget.relieve():
             for sequence in self._scheduler.everyone():
