@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -347,6 +348,26 @@ def test_it_ends_at_a_failed_row_though_its_input_goes_on(tmp_path: Path) -> Non
     assert process.wait(LIMIT_S) == 3
     out, err = process.communicate()
     assert (len(read_records(out)), err) == (1, b"")
+
+
+def test_a_row_cannot_take_the_lines_of_those_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdin")
+    named = ["/dev/stdin", "file:///dev/stdin", "/dev/fd/0", "link", "/dev/fd"]
+    rows = [{"id": n, "image": source} for n, source in enumerate(named)] + [{"id": "clip", "video": "/dev/stdin"}]
+    command: list[str | Path] = [SCRIPT, "batch", "-", *MODEL]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    assert process.stdin
+    assert process.stdout
+    for row in rows:
+        process.stdin.write(json.dumps(row).encode() + b"\n")
+    process.stdin.flush()
+    refused = [json.loads(process.stdout.readline()) for _ in rows]  # before there is any more to take
+    assert [record["error"]["type"] for record in refused] == ["RefusedError"] * len(rows)
+    assert all("is an open stream" in record["error"]["message"] for record in refused)
+    out, _ = process.communicate(json.dumps(asking(1)[0]).encode(), LIMIT_S)
+    assert [(record["id"], record["status"]) for record in read_records(out)] == [("q0", "ok")]
 
 
 def test_on_a_terminal_it_counts_and_ctrl_c_leaves_a_clean_screen(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.inputs import expand_sources
 from valley_cli.media.address import refusal
-from valley_cli.media.fetch import read_bytes
+from valley_cli.media.fetch import open_file, read_bytes
 from valley_cli.media.pinned import Deadline, ForbiddenError, PinnedAdapter
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 400
@@ -447,3 +447,44 @@ def test_data_is_given_back_within_the_limit() -> None:
     assert read_bytes(Media("a", data=JPEG), QUICK) is JPEG
     with pytest.raises(RefusedError):
         read_bytes(Media("a", data=JPEG), MediaLimits(max_image_bytes=10))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no descriptors with names")
+def test_what_is_open_is_no_file_unless_a_person_says_so(tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b"bytes")
+    os.close(theirs)
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(JPEG)
+    with picture.open("rb") as file:
+        (tmp_path / "to stdin").symlink_to("/dev/stdin")
+        (tmp_path / "to the link").symlink_to("to stdin")
+        (tmp_path / "fds").symlink_to("/dev/fd")
+        (tmp_path / "to shm").symlink_to("/dev/shm" if os.path.isdir("/dev/shm") else "/dev")
+        (tmp_path / "to the file").symlink_to(f"/dev/fd/{file.fileno()}")
+        opened = [tmp_path / name for name in ("to stdin", "to the link", "to the file")]
+        opened += [tmp_path / "fds" / "0", tmp_path / "fds" / str(file.fileno())]
+        opened += ["/dev/stdin", "/dev/../dev/./stdin", "//dev/stdin", "/dev/fd/0", f"/dev/fd/{ours}"]
+        opened += [f"/dev/fd/{file.fileno()}"]
+        if os.path.exists("/proc/self/fd"):
+            opened += ["/proc/self/fd/0", f"/proc/{os.getpid()}/fd/{ours}", "/proc/self/root/dev/stdin"]
+            opened += ["/proc/thread-self/fd/0", f"{tmp_path}/to shm/../stdin"]
+        for path in opened:
+            with pytest.raises(RefusedError, match="is an open stream"):
+                read_bytes(Media("a", path=str(path), typed=False), QUICK)
+            with (
+                pytest.raises(RefusedError, match="is an open stream"),
+                open_file(Media("a", "video", path=str(path), typed=False), QUICK),
+            ):
+                pass
+    assert read_bytes(Media("a", path=f"/dev/fd/{ours}"), QUICK) == b"bytes"
+    os.close(ours)
+
+
+def test_links_to_files_are_files_for_everyone(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    (tmp_path / "link").symlink_to("a.jpg")
+    (tmp_path / "round").symlink_to("round")
+    assert read_bytes(Media("a", path=str(tmp_path / "link"), typed=False), QUICK) == JPEG
+    with pytest.raises(SourceError):
+        read_bytes(Media("a", path=str(tmp_path / "round"), typed=False), QUICK)

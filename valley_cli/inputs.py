@@ -18,6 +18,7 @@ from itertools import islice
 from typing import BinaryIO, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from valley_cli.descriptors import check_may_name
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
 from valley_cli.gather import gather_clips
@@ -45,7 +46,7 @@ def expand_sources(
     after the other, are one clip. Relative paths start at ``base_dir``. ``stdin`` is what ``-`` reads, once and at
     once (a clip: when it is opened). ``typed`` is passed on to the handles. Files and URLs are not opened, but for the
     first bytes of files in a folder and of frames. Raises ``SourceError`` for what is not there, ``RefusedError``
-    above the byte limit, ``UsageError`` for a second ``-``.
+    above the byte limit and for open streams that nobody typed, ``UsageError`` for a second ``-``.
     """
     if list(args).count("-") > 1:
         raise UsageError("standard input (-) can be read only once")
@@ -141,6 +142,7 @@ class _Sources:
                 printable_source(path), "nothing matches", "check the pattern; ** also looks into subfolders"
             )
         for match in found:
+            check_may_name(self._at(match), printable_source(match), self.typed)
             yield self._media(match, path=self._at(match))
 
     def _glob(self, pattern: str) -> list[str]:
@@ -155,6 +157,7 @@ class _Sources:
 
     def _path(self, path: str, shown: str) -> Iterator[Media]:
         full = self._at(path)
+        check_may_name(full, printable_source(shown), self.typed)
         try:
             is_folder = os.path.isdir(full)
             if not is_folder:

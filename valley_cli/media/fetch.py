@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from valley_cli.descriptors import check_may_name
 from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.text import printable
@@ -129,6 +130,7 @@ def _read_path(media: Media, path: str, limits: MediaLimits, cancelled: Cancelle
 
 def _open_path(media: Media, path: str, limits: MediaLimits) -> tuple[int, os.stat_result]:
     """An open descriptor of a file or pipe, and what it is."""
+    check_may_name(path, media.name, media.typed)
     try:
         standard_input = path == STDIN and media.typed
         if standard_input:  # not opened anew: it may be a socket
