@@ -388,16 +388,3 @@ def test_the_example_rows_can_be_run(capsys: Captured) -> None:
     assert batch(ROOT / "examples" / "prompts.jsonl") == 3
     records = read_records(capsys.readouterr().out)
     assert [record["status"] for record in records] == ["ok", "ok", "ok", "ok", "error"]
-
-
-def test_rows_may_not_name_the_stream_that_they_come_from(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("/dev/stdin")
-    named = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "/proc/thread-self/fd/0", "link", "/proc/kmsg", "/dev/zero"]
-    rows = [row for name in named for row in ({"image": name, "prompt": "What?"}, *asking(1))]
-    rows = [row | {"id": str(n)} for n, row in enumerate(rows)]
-    lines = write_rows(tmp_path / "rows", rows).read_bytes()
-    done = cold("batch", "-", *MODEL, stdin=lines, cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
-    records = read_records(done.stdout)
-    assert [record["status"] for record in records] == ["error", "ok"] * len(named)
-    assert {record["error"]["type"] for record in records[::2]} == {"RefusedError"}

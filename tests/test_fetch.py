@@ -462,7 +462,7 @@ def test_what_is_open_is_no_file_unless_a_person_says_so(tmp_path: Path) -> None
         (tmp_path / "fds").symlink_to("/dev/fd")
         (tmp_path / "to shm").symlink_to("/dev/shm" if os.path.isdir("/dev/shm") else "/dev")
         (tmp_path / "to the file").symlink_to(f"/dev/fd/{file.fileno()}")
-        opened = [tmp_path / name for name in ("to stdin", "to the link", "to the file")]
+        opened: list[Path | str] = [tmp_path / name for name in ("to stdin", "to the link", "to the file")]
         opened += [tmp_path / "fds" / "0", tmp_path / "fds" / str(file.fileno())]
         opened += ["/dev/stdin", "/dev/../dev/./stdin", "//dev/stdin", "/dev/fd/0", f"/dev/fd/{ours}"]
         opened += [f"/dev/fd/{file.fileno()}"]

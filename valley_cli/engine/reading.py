@@ -81,6 +81,11 @@ class MediaReader:
         with _fetching(effort):
             return read_bytes(media, self._limits, cancelled=effort.give_up)
 
+    def read_once(self, media: Media, effort: Effort) -> bytes:
+        """The same of what should not be read twice: whoever of several requests comes first, all have its bytes."""
+        source, read = source_key(media), partial(self.read, media, effort)
+        return read() if source is None else self._cache.shared(("bytes", source), read, len, effort.give_up)
+
     def size(self, media: Media, exif: bool, read: Callable[[], bytes], effort: Effort) -> tuple[int, int]:
         """Width and height of the picture that ``read`` gives the bytes of, from their head. Raises SourceError."""
 
@@ -197,7 +202,8 @@ class Reading:
         """A picture of which only the head was looked at. A file is read again when its pixels are wanted, as many of
         them may come together; what can be read only once is kept."""
         read: Callable[[], bytes] = partial(self._reader.read, media, self._effort)
-        read = read if can_be_read_again(media) else cache(read)
+        if not can_be_read_again(media):
+            read = cache(partial(self._reader.read_once, media, self._effort))
         size_wh = media.size_wh or self._reader.size(media, self._exif, read, self._effort)
 
         def image() -> Image:

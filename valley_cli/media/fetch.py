@@ -24,8 +24,6 @@ Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
 
 STDIN = "/dev/stdin"
-SYSTEM = ("/dev/", "/proc/", "/sys/")
-SHARED_MEMORY = "/dev/shm/"  # ordinary files all the same
 _CHUNK = 1 << 20
 _POLL_S = 0.1  # how soon a cancelled wait for a pipe ends
 
@@ -132,17 +130,15 @@ def _open_path(media: Media, path: str, limits: MediaLimits) -> tuple[int, os.st
     """An open descriptor of a file or pipe, and what it is."""
     check_may_name(path, media.name, media.typed)
     try:
-        standard_input = path == STDIN and media.typed
-        if standard_input:  # not opened anew: it may be a socket
+        if path == STDIN:  # not opened anew: it may be a socket
             descriptor = os.dup(0)
         else:
-            _check_place(media, path)
             _check_type(media, os.stat(path))  # before open(): opening a device can do things
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             descriptor = os.open(path, flags)  # non-blocking: a FIFO nobody writes to must not hang
         try:
             status = os.fstat(descriptor)
-            if not standard_input:
+            if path != STDIN:
                 _check_type(media, status)
             _check_size(media, limits, status.st_size)
             return descriptor, status
@@ -160,13 +156,6 @@ def _open_path(media: Media, path: str, limits: MediaLimits) -> tuple[int, os.st
 def _os_reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or "not a file name"
     return text[:1].lower() + text[1:]
-
-
-def _check_place(media: Media, path: str) -> None:
-    """Nobody but a person may name what the system shows as files: this process's own streams, logs that wait."""
-    names = (os.path.abspath(path), os.path.realpath(path))
-    if not media.typed and any(name.startswith(SYSTEM) and not name.startswith(SHARED_MEMORY) for name in names):
-        raise RefusedError(media.name, "is no file but a part of the system", "name a file of your own")
 
 
 def _check_type(media: Media, status: os.stat_result) -> None:
