@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -122,11 +122,12 @@ class MediaReader:
         with self.decoding(effort):
             return clips.enter_context(look())
 
-    def plan(self, media: Media, opened: Callable[[], Clip], effort: Effort) -> Plan:
-        """Which frames of a clip are looked at, and their size; several requests share it. Raises SourceError."""
-        return self._of_clip("plan", media, lambda: opened().plan, _few_bytes, effort)
+    def plan(self, key: Hashable | None, opened: Callable[[], Clip], effort: Effort) -> Plan:
+        """Which frames of a clip are looked at, and their size; several requests share it by its ``key``, which was
+        made before the clip was opened. Raises SourceError."""
+        return self._of_clip("plan", key, lambda: opened().plan, _few_bytes, effort)
 
-    def frames(self, media: Media, opened: Callable[[], Clip], effort: Effort) -> Decoded:
+    def frames(self, key: Hashable | None, opened: Callable[[], Clip], effort: Effort) -> Decoded:
         """The frames of a clip, decoded once for all requests that look at them. Raises SourceError."""
 
         def decode() -> Decoded:
@@ -134,15 +135,12 @@ class MediaReader:
             with self.decoding(effort):
                 return Decoded(clip.frames(partial(self.tell, "reading frames", unit="frames")), clip.notes)
 
-        return self._of_clip("frames", media, decode, Decoded.n_bytes, effort)
+        return self._of_clip("frames", key, decode, Decoded.n_bytes, effort)
 
     def _of_clip(
-        self, what: str, media: Media, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort
+        self, what: str, key: Hashable | None, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort
     ) -> T:
-        source = source_key(media)
-        if source is None:
-            return make()
-        return self._cache.shared((what, source, media.selection), make, n_bytes, effort.give_up)
+        return make() if key is None else self._cache.shared((what, key), make, n_bytes, effort.give_up)
 
 
 class Reading:
@@ -182,11 +180,13 @@ class Reading:
 
     def _clip(self, media: Media) -> list[Source]:
         """A clip's chosen frames, decoded when all is known to fit."""
+        source = source_key(media)  # once: the file's name may lead to another one by the time it is decoded
+        key = None if source is None else (source, media.selection)
         opened = cache(partial(self._reader.open_clip, media, self._effort, self._clips))
-        plan = self._reader.plan(media, opened, self._effort)
+        plan = self._reader.plan(key, opened, self._effort)
         if self._total > 1 and opened.cache_info().currsize:
             opened().rest()
-        frames = cache(partial(self._reader.frames, media, opened, self._effort))
+        frames = cache(partial(self._reader.frames, key, opened, self._effort))
         self.decode.append(frames)
         self._noted.append((media.name, lambda: frames().notes if frames.cache_info().currsize else plan.notes))
 

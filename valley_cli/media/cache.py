@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -38,6 +39,8 @@ def source_key(media: Media) -> Hashable | None:
     try:
         found = os.stat(media.path or "")
     except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):  # a pipe holds something else every time
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, media.kind
 
