@@ -60,3 +60,11 @@ def test_without_avx_512_towers_and_decoder_unpack_bfloat16_and_say_the_same() -
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.startswith(b"A large red circle at the top left")
+
+
+def test_no_rows_give_no_rows() -> None:
+    weight = noise(6, 64)
+    for shape in ((0, 64), (3, 0, 64)):
+        x = torch.empty(shape, dtype=torch.bfloat16)
+        assert products.linear(x, weight).shape == (*shape[:-1], 6)
+    assert by_blocks(torch.empty(0, 64, dtype=torch.bfloat16), weight).shape == (0, 6)

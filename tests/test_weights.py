@@ -21,7 +21,7 @@ from valley_cli.engine.models.config import SIGLIP_PREFIX
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.snapshot import find_fault
 from valley_cli.engine.space import Segment
-from valley_cli.engine.tensorfiles import DTYPE_BYTES, tensor_index
+from valley_cli.engine.tensorfiles import DTYPE_BYTES, read_header, tensor_index
 from valley_cli.engine.tokenizer import load_tokenizer
 from valley_cli.engine.weights import load_model, map_model
 from valley_cli.errors import ModelError, WeightsError
@@ -296,3 +296,24 @@ def test_what_was_copied_takes_no_memory_any_more(tmp_path: Path) -> None:
     assert resident() - before < 20_000_000
     assert mapped.kept_bytes == 16_000_000
     assert int(mapped.views["a"].sum()) == 16_000_000  # it comes back when it is looked at
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]},
+        {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0.0, 8.0]},
+        {"dtype": "F8_E4M3", "shape": ["x"], "data_offsets": [0, 8]},
+        {"dtype": None, "shape": [2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [10**300] * 400, "data_offsets": [0, 8]},
+    ],
+    ids=["before the data", "negative shape", "float shape", "float place", "text shape", "no type", "huge"],
+)
+def test_a_header_that_makes_no_sense_is_damage(tmp_path: Path, entry: dict[str, object]) -> None:
+    text = json.dumps({"a": entry})
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(8))
+    with pytest.raises(WeightsError, match="is damaged"):
+        read_header(file)

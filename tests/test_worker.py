@@ -256,6 +256,23 @@ def test_a_load_that_failed_ends_the_command_with_its_code(command: str, misname
         assert b"terminate" not in done.stderr
 
 
+class OddError(Exception):
+    """An error that cannot be made again from its ``args``."""
+
+    def __new__(cls, first: str, second: str) -> OddError:
+        return super().__new__(cls, first)
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def test_an_error_that_cannot_be_made_twice_is_told_all_the_same() -> None:
+    odd = OddError("a", "b")
+    assert again(odd) is odd
+    broken = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    assert str(again(broken)) == str(broken)
+
+
 def test_an_error_is_told_without_what_its_frames_worked_on() -> None:
     class Weights:
         pass

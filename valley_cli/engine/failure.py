@@ -22,9 +22,17 @@ def without_locals(error: BaseException) -> BaseException:
 
 
 def again(error: BaseException) -> BaseException:
-    """``error`` once more, for one more caller: raising it makes its traceback longer by that caller's frames."""
-    twin = type(error).__new__(type(error), *error.args)
-    twin.__dict__.update(error.__dict__)
+    """``error`` once more, for one more caller: raising it makes its traceback longer by that caller's frames.
+
+    What cannot be made a second time with the same words is passed on itself.
+    """
+    try:
+        twin = type(error).__new__(type(error), *error.args)
+        twin.__dict__.update(error.__dict__)
+        if str(twin) != str(error):
+            return error
+    except Exception:  # a class with arguments of its own
+        return error
     twin.__cause__, twin.__context__ = error.__cause__, error.__context__
     twin.__suppress_context__ = error.__suppress_context__
     return twin.with_traceback(error.__traceback__)

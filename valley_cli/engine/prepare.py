@@ -130,8 +130,9 @@ class Preparer:
 
     def _as_text(self, message: Message) -> Message:
         """``message`` so that nothing in it becomes a token, but for the tags in the family's own thinking prompt."""
-        known = (None, self.info.think_system_prompt if self.info else None)
-        return message if message.content in known else self.files.prompts.escape(message)
+        known = self.info.think_system_prompt if self.info else None
+        is_known = message.role == "system" and message.content == known
+        return message if message.content is None or is_known else self.files.prompts.escape(message)
 
     def _check_options(self, request: Request) -> None:
         """Raises UsageError for what the model's family does not have."""

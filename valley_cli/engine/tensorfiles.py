@@ -16,6 +16,7 @@ from valley_cli.errors import ModelError, WeightsError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MAX_AXES = 8
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors format allows
 # what can be computed with; the format has more: float8 and smaller, unsigned and complex numbers
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -96,7 +97,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise _fault(file, "is missing") from None
     except OSError as error:
         raise _fault(file, f"cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise _fault(file, "is damaged") from None
     if size != whole:
         raise _fault(file, f"is not whole ({size:,} of {whole:,} bytes)")
@@ -106,11 +107,18 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 def _read_entry(file: Path, data_start: int, entry: dict[str, Any]) -> TensorInfo:
     """A tensor of a header. Raises ValueError if it is not as long as its shape says, where its dtype is known."""
     start, end = entry["data_offsets"]
+    numbers = (start, end, *entry["shape"])
+    if not isinstance(entry["dtype"], str) or len(numbers) > MAX_AXES + 2 or not all(map(_is_size, numbers)):
+        raise ValueError("a tensor's type, shape or place is none")
     info = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), data_start + start, end - start)
     known = info.dtype in DTYPE_BYTES
     if info.n_bytes < 0 or (known and info.n_bytes != info.n_values * DTYPE_BYTES[info.dtype]):
         raise ValueError(f"{info.n_bytes} bytes for {info.n_values} values of type {info.dtype}")
     return info
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _fault(file: Path, what: str) -> WeightsError:

@@ -175,7 +175,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not multiplies_slowly(weight):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    return Unpacked(weight, bias)(rows).view(*x.shape[:-1], -1)
+    return Unpacked(weight, bias)(rows).view(*x.shape[:-1], len(weight))
 
 
 def multiplies_slowly(weight: Tensor) -> bool:
