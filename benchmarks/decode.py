@@ -37,7 +37,7 @@ from benchmarks.pairs import (
     reference_model,
     valley_runner,
 )
-from benchmarks.report import finish, machine
+from benchmarks.report import finish, show_machine
 from benchmarks.sides import PROMPT, Rows, Transformers, Valley, agreement, compare, tokens_per_s
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Segment
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="what --device cuda does, on tiny decoders")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    print(*(f"{name}: {value}" for name, value in machine().items()), sep=", ", flush=True)
+    show_machine()
     if arguments.prompt:
         finish("decode-prompt", *prompt_alone())
     if device.type == "cpu" and not arguments.rehearse:

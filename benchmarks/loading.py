@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import ROOT, finish
+from benchmarks.report import ROOT, finish, status_bytes
 
 TINY = ROOT / "tests" / "data" / "golden" / "valley2.5-tiny" / "checkpoint"
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 1536, 6144, 24, 12, 4, 128, 60_000
@@ -112,12 +112,6 @@ def plain_read_s(folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def memory_bytes(field: str) -> int:
-    """``field`` of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
-
-
 def child(which: str, folder: Path, dtype_name: str) -> None:
     """In a process of its own: load, read a few tokens, print the figures."""
     import torch
@@ -135,7 +129,7 @@ def child(which: str, folder: Path, dtype_name: str) -> None:
         Qwen3ForCausalLM.from_pretrained  # noqa: B018  # the import is lazy
     torch.zeros(4, 4) @ torch.zeros(4, 4)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before, start = memory_bytes("VmRSS"), time.perf_counter()
+    before, start = status_bytes("VmRSS"), time.perf_counter()
     if which == "valley":
         runner = load_runner(files, "cpu", dtype_name, stages.append)
         load_s = time.perf_counter() - start
@@ -149,8 +143,8 @@ def child(which: str, folder: Path, dtype_name: str) -> None:
     figures = {
         "load_s": round(load_s, 2),
         "first_s": round(time.perf_counter() - start, 2),
-        "peak_bytes": memory_bytes("VmHWM") - before,
-        "kept_bytes": memory_bytes("VmRSS") - before,
+        "peak_bytes": status_bytes("VmHWM") - before,
+        "kept_bytes": status_bytes("VmRSS") - before,
         "reports": len(stages),
     }
     print(json.dumps(figures))

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.pairs import HALF_B
-from benchmarks.report import ROOT, finish
+from benchmarks.report import ROOT, finish, show_machine, status_bytes
 from valley_cli.engine.models.config import TextConfig, ValleyConfig
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.runner import Runner
@@ -57,12 +57,6 @@ def random_runner(device: torch.device, dtype: torch.dtype) -> Runner:
     for name, parameter in model.named_parameters():
         parameter.normal_(1.0 if "norm" in name else 0.0, 0.02)
     return Runner(model, device)
-
-
-def status_bytes(field: str) -> int:
-    """A line of this process's /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 def read(runner: Runner, segment: Segment, rows: torch.Tensor, piece: int) -> None:
@@ -110,6 +104,7 @@ def main() -> None:
         print(json.dumps(measure(device, tokens, piece)))
         return
     piece, dtype = PIECE_TOKENS[device.type], torch.bfloat16 if device.type == "cuda" else torch.float32
+    show_machine()
     figures: dict[str, Any] = {"piece_tokens": piece, "dtype": str(dtype)}
     ok = True
     for tokens in LENGTHS[:2] if "--quick" in arguments else LENGTHS:

@@ -33,6 +33,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+def show_machine() -> None:
+    """Print it, before the first figure."""
+    print(*(f"{name}: {value}" for name, value in machine().items()), sep=", ", flush=True)
+
+
+def status_bytes(field: str) -> int:
+    """A line of this process's /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+
 def card() -> str:
     """Name and memory of the CUDA card."""
     import torch

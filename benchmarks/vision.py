@@ -17,13 +17,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.report import finish, machine
+from benchmarks.report import finish, show_machine, status_bytes
 from valley_cli.engine import geometry
 from valley_cli.engine.models.config import SiglipConfig, VitConfig
 from valley_cli.engine.models.products import multiplies_slowly
@@ -170,12 +169,6 @@ def peak_bytes(side: int, device: torch.device) -> tuple[int, int]:
     return len(patches), status_bytes("VmHWM") - before
 
 
-def status_bytes(field: str) -> int:
-    """A line of this process's /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
-
-
 def memory(device: torch.device, sides: tuple[int, ...]) -> dict[str, Any]:
     """Bytes a patch at each side, each measured in a process of its own."""
     rows = {}
@@ -197,7 +190,7 @@ def main() -> None:
         print(*peak_bytes(int(arguments[arguments.index("--memory") + 1]), device))
         return
     quick = quick and device.type == "cpu"
-    print(*(f"{name}: {value}" for name, value in machine().items()), sep=", ", flush=True)
+    show_machine()
     figures = {"speed": speed(device, FRAME, 2, 1) if quick else speed(device, LARGE, 8, 2)}
     figures["memory"] = memory(device, SIDES[:2] if quick else SIDES)
     slowest = min(row["ratio"] for row in figures["speed"].values())
