@@ -14,7 +14,7 @@ import pytest
 
 from tests.clips import write_clip
 from tests.conftest import IMAGES, VALLEY25
-from tests.servers import Server, drip, send
+from tests.servers import Server, drip, in_turn, send
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Cost, Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling, Stage
 from valley_cli.engine.local import LocalEngine, open_local
@@ -182,6 +182,21 @@ def test_a_clip_that_is_changed_after_it_was_planned_is_an_error_of_its_own(tmp_
     with pytest.raises(SourceError, match="was changed"):
         next(engine.generate(about(clip, picture)))
     engine.close()
+
+
+def test_an_address_that_shows_another_clip_is_looked_at_anew(tmp_path: Path) -> None:
+    old, new = (
+        write_clip(tmp_path / "a.mp4").read_bytes(),
+        write_clip(tmp_path / "b.mp4", size_wh=(64, 48)).read_bytes(),
+    )
+    with Server({"/a.mp4": in_turn(send(old), send(new))}) as server:
+        engine = open_local(OPTIONS)
+        request = about(Media("a", "video", url=server.url("/a.mp4")))
+        engine.measure(request)
+        with pytest.raises(SourceError, match="was changed"):
+            next(engine.generate(request))
+        assert isinstance([*engine.generate(request)][-1], Done)
+        engine.close()
 
 
 def kept(engine: LocalEngine) -> list[str]:

@@ -164,3 +164,22 @@ def test_a_conversations_options_are_checked_as_flags_are() -> None:
     for values, words in (({"top_p": 7}, "chat.json: top_p: 7"), ({"min_pixels": 9000, "max_pixels": 8000}, "larger")):
         with pytest.raises(UsageError, match=words):
             override(settings, values, lambda name: f"chat.json: {name}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("assistant", "Write <image> in the text.", places=()),
+        Message("user", "Is <image> a tag?", (Media("a.png", path="/a.png"),), places=()),
+        Message("user", "First\n<image>\nnot <image>", (Media("a.png", path="/a.png"),), places=(6,)),
+        Message("user", "See\n<image>\nnot <image>", (Media("a", path="/a"), Media("b", path="/b")), places=(4,)),
+        Message("user", "A clip and <image>", (Media("a.mp4", "video", path="/a.mp4"),), places=()),
+    ],
+    ids=["an answer", "a picture in front", "a picture between", "one more picture", "a clip"],
+)
+def test_what_only_reads_as_a_place_is_still_text_when_it_is_read_back(message: Message) -> None:
+    def open_source(source: str, kind: Kind) -> tuple[Media, ...]:
+        return (Media(source.strip("/"), kind, path=source),)
+
+    (found,) = read_messages([json.loads(json.dumps(write_message(message)))], open_source)
+    assert found == message

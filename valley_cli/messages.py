@@ -197,12 +197,32 @@ def _read_part(part: Json, kind: str, open_source: OpenSource) -> tuple[Media, .
 
 
 def write_message(message: Message) -> dict[str, Any]:
-    """Our form of ``message``: paths whole, addresses as they are, what has no other source as a ``data:`` URI."""
+    """Our form of ``message``: paths whole, addresses as they are, what has no other source as a ``data:`` URI.
+
+    Text in which ``<image>`` is not a place becomes OpenAI's parts.
+    """
     found: dict[str, Any] = {"role": message.role, "content": message.content}
+    places = message.places or ()
+    if message.places is not None and PLACEHOLDER in message.content:  # OpenAI's form says which are places
+        found["content"] = _write_parts(message, places)
     for key, kind in (("images", "image"), ("videos", "video")):
-        if sources := [write_source(media) for media in message.media if media.kind == kind]:
+        if sources := [write_source(media) for media in message.media[len(places) :] if media.kind == kind]:
             found[key] = sources
     return found
+
+
+def _write_parts(message: Message, places: Sequence[int]) -> list[dict[str, Any]]:
+    """OpenAI's parts of a message with its first pictures in these places: what ``_read_parts`` reads back."""
+    parts: list[dict[str, Any]] = []
+    begin = 0
+    for place, picture in zip(places, message.media, strict=False):
+        if text := message.content[begin:place].removesuffix("\n"):
+            parts.append({"type": "text", "text": text})
+        parts.append({"type": "image_url", "image_url": {"url": write_source(picture)}})
+        begin = place + len(PLACEHOLDER) + 1
+    if text := message.content[begin:]:
+        parts.append({"type": "text", "text": text})
+    return parts
 
 
 def write_source(media: Media) -> Any:

@@ -137,6 +137,11 @@ class MediaReader:
 
         return self._of_clip("frames", key, decode, Decoded.n_bytes, effort)
 
+    def forget_clip(self, key: Hashable | None) -> None:
+        """Look at it anew the next time."""
+        for what in ("plan", "frames"):
+            self._cache.drop((what, key))
+
     def _of_clip(
         self, what: str, key: Hashable | None, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort
     ) -> T:
@@ -193,6 +198,7 @@ class Reading:
         def image(number: int) -> Image:
             found = frames().frames
             if len(found) != len(plan.names) or found[number].size_wh != plan.size_wh:
+                self._reader.forget_clip(key)  # or an address that shows another clip now would fail for ever
                 raise _changed(media)
             return found[number].image
 

@@ -104,6 +104,12 @@ class MediaCache:
 
         return self._fly(key, lambda: key, make_and_keep, give_up)
 
+    def drop(self, key: Hashable) -> None:
+        """Forget what is kept for ``key``, if anything is."""
+        with self._lock:
+            _, freed = self._kept.pop(key, (None, 0))
+            self._kept_bytes -= freed
+
     def _keep(self, key: Hashable, value: Any, n_bytes: int) -> None:
         with self._lock:
             _, replaced = self._kept.pop(key, (None, 0))  # by one that gave up waiting and made its own
