@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from valley_cli.batch.rows import RowReader
 from valley_cli.batch.run import Plan, Run
 from valley_cli.commands.batch import MEDIA_CACHE_BYTES
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Cost, Done, Engine, EngineOptions, Event, Message, Request, Sampling
+from valley_cli.engine.base import Answer, Cost, Done, Engine, EngineOptions, Message, Request, Sampling
 from valley_cli.settings import load_settings
 
 SPEED_BAR, MEMORY_BAR = 2.5, 1.1
@@ -48,13 +48,13 @@ class ToTheEnd:
     """An engine whose answers have all the tokens that were asked for."""
 
     def __init__(self, engine: Engine) -> None:
-        self.name, self.notice, self._engine = engine.name, engine.notice, engine
+        self.about, self.load, self._engine = engine.about, engine.load, engine
 
-    def generate(self, request: Request) -> Generator[Event, None, None]:
-        return self._engine.generate(replace(request, sampling=replace(request.sampling, ignore_eos=True)))
+    def submit(self, request: Request) -> Answer:
+        return self._engine.submit(replace(request, sampling=replace(request.sampling, ignore_eos=True)))
 
-    def measure(self, request: Request) -> Cost:
-        return self._engine.measure(request)
+    def price(self, request: Request) -> Cost | None:
+        return self._engine.price(request)
 
     def close(self) -> None:
         self._engine.close()
@@ -77,16 +77,16 @@ def write_rows(folder: Path, count: int, new_tokens: int) -> Path:
 def opened(model: str) -> Engine:
     """An engine that has loaded its weights."""
     engine = ToTheEnd(open_engine(EngineOptions(model=model, device="cpu", media_cache_bytes=MEDIA_CACHE_BYTES)))
-    list(engine.generate(Request((Message("user", "Hello"),), sampling=Sampling(max_new_tokens=2))))
+    list(engine.submit(Request((Message("user", "Hello"),), sampling=Sampling(max_new_tokens=2))))
     return engine
 
 
 def one_after_another(prompts: Path, engine: Engine) -> int:
     """Tokens of all rows, each begun when the one before it is answered."""
-    reader = RowReader(load_settings({}), engine.name, base_dir=str(prompts.parent))
+    reader = RowReader(load_settings({}), engine.about.name, base_dir=str(prompts.parent))
     tokens = 0
     for line in open_input(str(prompts)).open():
-        *_, done = engine.generate(reader.build(reader.look(line, lambda _: True)))
+        *_, done = engine.submit(reader.build(reader.look(line, lambda _: True)))
         assert isinstance(done, Done)
         tokens += done.usage.completion_tokens
     return tokens
@@ -96,7 +96,7 @@ def as_a_batch(prompts: Path, engine: Engine) -> int:
     """The same through the whole of ``valley batch -o``."""
     out, index, tally = prompts.with_name("out.jsonl"), Index(), Tally()
     out.unlink(missing_ok=True)
-    reader = RowReader(load_settings({}), engine.name, base_dir=str(prompts.parent))
+    reader = RowReader(load_settings({}), engine.about.name, base_dir=str(prompts.parent))
     with closing(FileOutput(str(out), [], index)) as output:
         run = Run(Plan(), open_input(str(prompts)), reader, engine, output, index, tally)
         code = run.go(Progress(sys.stderr, tally, quiet=True))

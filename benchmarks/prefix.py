@@ -70,7 +70,7 @@ def write_checkpoint(folder: Path) -> None:
 
 def first_token(engine: Engine, request: Request) -> tuple[Done, str]:
     """The whole answer; its Done holds the times."""
-    *deltas, done = engine.generate(request)
+    *deltas, done = engine.submit(request)
     assert isinstance(done, Done)
     return done, "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from tests.answers import generate
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt, tiny
-from valley_cli.engine.base import Done, EngineOptions, Message, Request, Sampling, Stage
+from valley_cli.engine.base import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage
 from valley_cli.engine.graphs import Batch
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.config import TextConfig, VitConfig
@@ -137,7 +138,7 @@ def golden_answers(device: torch.device) -> None:
         engine = LocalEngine(case.files, None, "golden", EngineOptions(device=str(device), dtype="float32"))
         runner = Runner(load_model(case.files, device, torch.float32), device, record_after=0)
 
-        def load(runner: Runner = runner) -> Runner:
+        def load(_: OnStage, runner: Runner = runner) -> Runner:
             take_card(device)
             return runner
 
@@ -165,9 +166,10 @@ def the_engine_s_thread_takes_its_card(device: torch.device) -> None:
     others = [card for card in range(cards) if card != index]
     before = [torch.cuda.memory_reserved(card) for card in others]
     files = read_checkpoint(GOLDEN / "valley2.5-tiny" / "checkpoint")
-    engine = LocalEngine(files, None, "tiny", EngineOptions(device=str(device), on_stage=note))
+    engine = LocalEngine(files, None, "tiny", EngineOptions(device=str(device)))
+    engine.load(note)
     sampling = Sampling(max_new_tokens=60, ignore_eos=True)  # enough for steps to be recorded
-    *_, done = engine.generate(Request((Message("user", "Hello?"),), sampling=sampling))
+    *_, done = generate(engine, Request((Message("user", "Hello?"),), sampling=sampling))
     engine.close()
     assert isinstance(done, Done)
     assert len(done.token_ids) == 60

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.answers import generate
 from valley_cli.engine import geometry
 from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
@@ -208,7 +209,7 @@ class Case:
 
     def check_answer(self, engine: LocalEngine) -> None:
         """Greedy tokens and text through ``engine``."""
-        *deltas, done = engine.generate(self.request)
+        *deltas, done = generate(engine, self.request)
         expected = self.expected["greedy"]
         ids, margins = list(done.token_ids), expected["top1_minus_top2"]  # type: ignore[union-attr]
         sure = next((step for step, margin in enumerate(margins) if margin < MARGIN), None)

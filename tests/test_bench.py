@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 from PIL import Image
 
+from tests.answers import Told
 from tests.commands import inside
 from tests.conftest import VALLEY25
 from valley_cli.commands.bench import PICTURE_WH, measure, noise
@@ -36,17 +37,20 @@ class Watched:
     """The engine it is given; keeps how each answer went."""
 
     def __init__(self, engine: Engine) -> None:
-        self.name, self.notice = engine.name, engine.notice
+        self.about, self.load = engine.about, engine.load
         self.engine = engine
         self.done: list[Done] = []
 
-    def generate(self, request: Request) -> Generator[Event, None, None]:
-        for event in self.engine.generate(request):
+    def submit(self, request: Request) -> Told:
+        return Told(self._watched(request))
+
+    def _watched(self, request: Request) -> Iterator[Event]:
+        for event in self.engine.submit(request):
             self.done += [event] if isinstance(event, Done) else []
             yield event
 
-    def measure(self, request: Request) -> Cost:
-        return self.engine.measure(request)
+    def price(self, request: Request) -> Cost | None:
+        return self.engine.price(request)
 
     def close(self) -> None:
         self.engine.close()

@@ -5,18 +5,33 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.answers import Told, generate, price
 from tests.commands import inside
 from tests.servers import Server, send
 from tests.talk import MOVING, RING, SHAPES, STAR, Talk, reopen
 from valley_cli.chat.lines import read_messages
 from valley_cli.chat.room import check_room
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Cost, Done, Engine, EngineOptions, Event, Message, Request, TextDelta, Timings, Usage
+from valley_cli.engine.base import (
+    About,
+    Cost,
+    Done,
+    Engine,
+    EngineOptions,
+    Event,
+    Message,
+    OnStage,
+    Request,
+    TextDelta,
+    Timings,
+    Usage,
+    unheard,
+)
 from valley_cli.errors import DeviceError, ModelError
 from valley_cli.settings import load_settings
 
@@ -62,7 +77,7 @@ def test_later_turns_read_only_what_is_new_and_say_what_a_fresh_engine_says(engi
     assert second.usage.image_tokens == first.usage.image_tokens
     fresh = open_engine(EngineOptions(model="valley-mini"))
     request = talk.session.request(talk.session.conversation.answered(None))
-    *_, alone = fresh.generate(request)
+    *_, alone = generate(fresh, request)
     fresh.close()
     assert isinstance(alone, Done)
     assert (alone.token_ids, alone.usage.cached_tokens) == (second.token_ids, 0)
@@ -71,7 +86,7 @@ def test_later_turns_read_only_what_is_new_and_say_what_a_fresh_engine_says(engi
 def test_what_is_attached_to_the_first_question_is_placed_as_published(engine: Engine, talk: Talk) -> None:
     talk.say(f"/image {STAR} {RING}", "What differs?")
     media = tuple(item.source for item in talk.session.conversation.attachments)
-    *_, described = engine.generate(Request((Message("user", "What differs?"),), images=media))
+    *_, described = generate(engine, Request((Message("user", "What differs?"),), images=media))
     assert isinstance(described, Done)
     assert talk.session.done is not None
     assert described.token_ids == talk.session.done.token_ids
@@ -213,7 +228,7 @@ def test_what_does_not_fit_is_said_before_it_is_sent_with_what_would_make_room(t
 
 def test_little_room_for_the_answer_is_said(engine: Engine, talk: Talk) -> None:
     talk.say("What is it?")
-    one, two = (engine.measure(Request((Message("user", "red " * n),))).prompt_tokens for n in (100, 200))
+    one, two = (price(engine, Request((Message("user", "red " * n),))).prompt_tokens for n in (100, 200))
     question = "red " * ((4000 - one) * 100 // (two - one))
     _, remark = check_room(engine, talk.session.conversation.asked(question), talk.session.request)
     assert remark is not None
@@ -236,7 +251,7 @@ def test_another_model_goes_on_with_the_conversation_and_a_wrong_name_changes_no
     talk = Talk(open_engine(EngineOptions(model="valley-mini")), tmp_path)
     talk.say("What is it?")
     assert "no-such-model" in talk.told("/set offline on", "/model ./no-such-model")
-    assert talk.session.engine().name == "valley-mini"
+    assert talk.session.engine().about.name == "valley-mini"
     assert "model: valley-mini" in talk.told("/model valley-mini")
     assert talk.say("What is it?")
     assert len(talk.questions) == 2
@@ -266,19 +281,24 @@ def test_history_and_stats_go_to_stderr(talk: Talk) -> None:
 class Faulty:
     """Answers with ``events``; an error among them is raised in its place."""
 
-    name = "faulty"
-    notice: str | None = None
+    about = About("faulty")
 
     def __init__(self, *events: Event | BaseException) -> None:
         self.events = events
 
-    def generate(self, request: Request) -> Generator[Event, None, None]:
+    def submit(self, request: Request) -> Told:
+        return Told(self._told())
+
+    def _told(self) -> Iterator[Event]:
         for event in self.events:
             if isinstance(event, BaseException):
                 raise event
             yield event
 
-    def measure(self, request: Request) -> Cost:
+    def load(self, on_stage: OnStage = unheard) -> None:
+        pass
+
+    def price(self, request: Request) -> Cost:
         return Cost("faulty", (), 10, 0, 100, 4096, 0, 0, 0, 0)
 
     def close(self) -> None:

@@ -8,19 +8,20 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Generator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.answers import Told
 from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, inside
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from tests.servers import Server, send
 from valley_cli.commands.answering import show_answer
-from valley_cli.engine.base import Cost, Event, Request, TextDelta, ThinkDelta
+from valley_cli.engine.base import About, Cost, Event, OnStage, Request, TextDelta, ThinkDelta, unheard
 from valley_cli.errors import DeviceError, TimedOutError, ValleyError
-from valley_cli.render import Answer, Renderer, StatusLine
+from valley_cli.render import Renderer, Reply, StatusLine
 
 TINY = ("-m", str(VALLEY25), "--max-new-tokens", "8")
 PICTURE = str(IMAGES / "m0_64x64.png")
@@ -206,18 +207,23 @@ def test_output_goes_to_devices_and_pipes_without_force(capsys: pytest.CaptureFi
 class Failing:
     """An engine that breaks down in the middle of an answer."""
 
-    name = "tiny"
-    notice: str | None = None
+    about = About("tiny")
 
     def __init__(self, error: BaseException, *events: Event) -> None:
         self.error = error
         self.events = events
 
-    def generate(self, request: Request) -> Generator[Event, None, None]:
+    def submit(self, request: Request) -> Told:
+        return Told(self.told())
+
+    def told(self) -> Iterator[Event]:
         yield from self.events
         raise self.error
 
-    def measure(self, request: Request) -> Cost:
+    def load(self, on_stage: OnStage = unheard) -> None:
+        pass
+
+    def price(self, request: Request) -> Cost:
         raise DeviceError("out of memory while measuring")
 
     def close(self) -> None:
@@ -264,9 +270,9 @@ def test_an_error_in_the_middle_of_an_answer_stands_on_its_own_line(
 def test_what_broke_an_answer_is_said_even_where_its_line_cannot_be_ended() -> None:
     with open(os.devnull) as nowhere:  # refuses every write
         renderer = Renderer(nowhere, StatusLine(io.StringIO()), err=io.StringIO())
-        answer = Answer(in_text=True)
+        answer = Reply(in_text=True)
         with pytest.raises(DeviceError, match="out of memory"):
-            renderer.show(Failing(DeviceError("out of memory")).generate(Request(())), answer)
+            renderer.show(Failing(DeviceError("out of memory")).told(), answer)
 
 
 def test_debug_shows_the_traceback_and_keeps_message_and_exit_code(

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.answers import generate, price
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.engine import open_engine, probe
 from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
@@ -37,7 +38,7 @@ def ask(text: str = "Hello?", *media: Media, n: int = 12, **sampling: object) ->
 
 
 def run(engine: Engine, request: Request) -> tuple[str, Done]:
-    *deltas, done = engine.generate(request)
+    *deltas, done = generate(engine, request)
     assert isinstance(done, Done)
     return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done
 
@@ -79,7 +80,7 @@ def test_a_seeded_sample_does_not_depend_on_its_neighbours(engine: Engine) -> No
 
 def test_closing_the_iterator_frees_the_slot(engine: Engine) -> None:
     for _ in range(40):  # more than there are slots
-        events = engine.generate(ask(n=5000))
+        events = generate(engine, ask(n=5000))
         next(events)
         events.close()
     _, done = run(engine, ask(n=3))
@@ -102,7 +103,7 @@ def test_repetition_penalty_works_with_pictures(engine: Engine) -> None:
 
 def test_thinking_takes_its_system_prompt_and_is_passed_to_the_template(engine: Engine) -> None:
     _, plain = run(engine, ask())
-    *deltas, done = engine.generate(replace(ask(), think=True))
+    *deltas, done = generate(engine, replace(ask(), think=True))
     assert isinstance(done, Done)
     assert done.usage.prompt_tokens > plain.usage.prompt_tokens + 100
     assert all(isinstance(delta, TextDelta | ThinkDelta) for delta in deltas)
@@ -138,22 +139,22 @@ def test_requests_that_do_not_fit_together_say_why(
 ) -> None:
     request = Request(tuple(Message(r, t) for r, t in messages), images=(SMALL,) * images)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match=words):
-        next(engine.generate(request))
+        next(generate(engine, request))
 
 
 def test_a_request_longer_than_the_context_is_refused_with_its_numbers(engine: Engine) -> None:
     with pytest.raises(PromptError, match=r"tokens \(0 for pictures\) but the model's context holds 32768"):
-        next(engine.generate(ask("word " * 40_000)))
+        next(generate(engine, ask("word " * 40_000)))
 
 
 def test_an_unreadable_picture_is_a_source_error(engine: Engine) -> None:
     with pytest.raises(SourceError, match="gone"):
-        next(engine.generate(ask("?", Media("gone.png", path=str(IMAGES / "gone.png")))))
+        next(generate(engine, ask("?", Media("gone.png", path=str(IMAGES / "gone.png")))))
 
 
 def test_measure_counts_what_generate_uses(engine: Engine) -> None:
     request = ask("How much?", SMALL, OTHER)
-    cost = engine.measure(request)
+    cost = price(engine, request)
     _, done = run(engine, request)
     assert cost.prompt_tokens == done.usage.prompt_tokens
     assert cost.image_tokens == done.usage.image_tokens == sum(picture.tokens for picture in cost.pictures)
@@ -163,8 +164,8 @@ def test_measure_counts_what_generate_uses(engine: Engine) -> None:
 
 def test_the_github_flavour_counts_its_own_tiles() -> None:
     opened = open_engine(EngineOptions(model=str(VALLEY2), device="cpu"))
-    hf = opened.measure(ask("?", SMALL, OTHER))
-    github = opened.measure(replace(ask("?", SMALL, OTHER), flavour="github"))
+    hf = price(opened, ask("?", SMALL, OTHER))
+    github = price(opened, replace(ask("?", SMALL, OTHER), flavour="github"))
     opened.close()
     assert [picture.tiles for picture in hf.pictures] == [1, 1]
     assert all(picture.tiles > 1 for picture in github.pictures)
@@ -172,7 +173,7 @@ def test_the_github_flavour_counts_its_own_tiles() -> None:
 
 def test_closing_the_engine_ends_running_answers_and_refuses_new_ones() -> None:
     opened = open_engine(EngineOptions(model=str(VALLEY25), device="cpu"))
-    events = opened.generate(ask(n=20_000))
+    events = generate(opened, ask(n=20_000))
     next(events)
     closing = threading.Thread(target=opened.close)
     closing.start()
@@ -181,7 +182,7 @@ def test_closing_the_engine_ends_running_answers_and_refuses_new_ones() -> None:
     assert isinstance(done, Done)
     assert done.finish_reason == "cancelled"
     with pytest.raises(ValleyError, match="closed"):
-        next(opened.generate(ask()))
+        next(generate(opened, ask()))
 
 
 def test_a_model_that_cannot_be_loaded_fails_every_request(tmp_path: object) -> None:
@@ -212,17 +213,17 @@ def test_what_cannot_be_opened_says_so(options: EngineOptions, error: type[Valle
 
 def test_an_answer_ends_where_the_context_does(engine: Engine) -> None:
     request = ask("word " * 8000, n=60_000)
-    cost = engine.measure(request)
+    cost = price(engine, request)
     assert cost.prompt_tokens + cost.max_new_tokens == cost.context_tokens == 32768
-    assert not engine.measure(ask("word " * 40_000)).fits
+    assert not price(engine, ask("word " * 40_000)).fits
 
 
 def test_options_a_family_does_not_have_are_refused(engine: Engine) -> None:
     with pytest.raises(UsageError, match="two towers"):
-        next(engine.generate(replace(ask("?", SMALL), flavour="github")))
+        next(generate(engine, replace(ask("?", SMALL), flavour="github")))
     opened = open_engine(EngineOptions(model=str(VALLEY2), device="cpu"))
     with pytest.raises(UsageError, match="does not think"):
-        opened.measure(replace(ask(), think=True))
+        price(opened, replace(ask(), think=True))
     opened.close()
 
 
@@ -273,7 +274,7 @@ def test_many_requests_that_join_leave_and_are_cancelled_answer_as_single_ones(e
     def one(number: int) -> bool:
         kind, stop_after = rng.randrange(len(kinds)), rng.choice([None, None, 1, 3])
         time.sleep(rng.random() * 0.02)
-        events = engine.generate(kinds[kind])
+        events = generate(engine, kinds[kind])
         if stop_after is not None:
             for _ in range(stop_after):
                 next(events, None)
@@ -289,7 +290,7 @@ def test_many_requests_that_join_leave_and_are_cancelled_answer_as_single_ones(e
 def test_a_prompt_read_in_pieces_beside_an_answer_says_the_same() -> None:
     files = replace(read_checkpoint(VALLEY25), eos_ids=frozenset())  # answers go on until they are told to stop
     opened = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
-    beside = opened.generate(ask("talk", n=20_000))
+    beside = generate(opened, ask("talk", n=20_000))
     next(beside)
     long = ask("many words " * 900, OTHER, n=10)
     _, pieces = run(opened, long)
@@ -327,14 +328,13 @@ def test_a_small_model_takes_no_other_thread_s_processors() -> None:
 
     before, of_engines = torch.get_num_threads(), []
     torch.set_num_threads(3)
-    options = EngineOptions(
-        model=str(VALLEY25), device="cpu", on_stage=lambda stage: of_engines.append(torch.get_num_threads())
-    )
+    options = EngineOptions(model=str(VALLEY25), device="cpu")
     files = read_checkpoint(VALLEY25)
     no_such_layers = replace(files.config, text=replace(files.config.text, num_hidden_layers=9))
     try:
         first, second = open_engine(options), open_engine(options)
         for opened in (first, second):
+            opened.load(lambda stage: of_engines.append(torch.get_num_threads()))
             run(opened, ask(n=3))
             assert of_engines[-1] == 1
         first.close()
@@ -342,7 +342,7 @@ def test_a_small_model_takes_no_other_thread_s_processors() -> None:
         second.close()
         broken = LocalEngine(replace(files, config=no_such_layers), None, "broken", EngineOptions(device="cpu"))
         with pytest.raises(ModelError, match="missing"):
-            next(broken.generate(ask()))
+            next(generate(broken, ask()))
         broken.close()
         assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
     finally:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.answers import generate
 from tests.conftest import VALLEY25
 from tests.cuda import recorded_steps_in_any_order
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt
@@ -122,7 +123,7 @@ def recorded() -> Iterator[Callable[[CheckpointFiles], LocalEngine]]:
         engine = LocalEngine(files, None, files.folder.name, EngineOptions(device="cpu", dtype="float32"))
         model = load_model(files, torch.device("cpu"), torch.float32)
         runner = Runner(model, torch.device("cpu"), record_after=0)
-        engine._worker = Worker(lambda: runner)
+        engine._worker = Worker(lambda _: runner)
         opened.append((engine, runner))
         return engine
 
@@ -151,7 +152,7 @@ def test_recorded_steps_under_random_joining_and_leaving_say_what_single_runs_sa
         kind = rng.randrange(len(requests))
         time.sleep(rng.random() * 0.02)
         if rng.random() < 0.3:
-            events = engine.generate(requests[kind])
+            events = generate(engine, requests[kind])
             for _ in range(rng.randrange(1, 12)):
                 next(events, None)
             events.close()
@@ -164,6 +165,6 @@ def test_recorded_steps_under_random_joining_and_leaving_say_what_single_runs_sa
 
 
 def token_ids(engine: LocalEngine, request: Request) -> tuple[int, ...]:
-    *_, done = engine.generate(request)
+    *_, done = generate(engine, request)
     assert isinstance(done, Done)
     return done.token_ids

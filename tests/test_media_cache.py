@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.answers import generate, price
 from tests.clips import write_clip
 from tests.conftest import IMAGES, VALLEY25
 from tests.servers import Server, drip, in_turn, send
 from valley_cli.engine import open_engine
 from valley_cli.engine.base import Cost, Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling, Stage
 from valley_cli.engine.local import LocalEngine, open_local
+from valley_cli.engine.reading import Effort
 from valley_cli.errors import PromptError, SourceError, TimedOutError
 from valley_cli.media.cache import MediaCache, never, source_key
 
@@ -39,7 +41,7 @@ def test_an_address_that_many_requests_name_at_once_is_fetched_once() -> None:
         engine = open_engine(OPTIONS)
         request = about(Media("a", url=server.url("/a.png")))
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: list(engine.generate(request))[-1], range(24)))
+            answers = list(pool.map(lambda _: list(generate(engine, request))[-1], range(24)))
         engine.close()
         assert len(server.seen) == 1
     done = [answer for answer in answers if isinstance(answer, Done)]
@@ -51,7 +53,7 @@ def test_without_a_cache_every_request_looks_again() -> None:
     with Server({"/a.png": send(PICTURE.read_bytes())}) as server:
         engine = open_engine(EngineOptions(model=str(VALLEY25), device="cpu"))
         for _ in range(2):
-            list(engine.generate(about(Media("a", url=server.url("/a.png")))))
+            list(generate(engine, about(Media("a", url=server.url("/a.png")))))
         engine.close()
         assert len(server.seen) == 2
 
@@ -150,7 +152,7 @@ def test_a_request_ends_when_its_time_is_up_while_its_source_hangs(in_headers: b
     with Server({"/slow": drip(in_headers=in_headers)}) as server:
         begun = time.monotonic()
         with pytest.raises(TimedOutError, match=r"0\.5 s"):
-            next(engine.generate(about(Media("slow", url=server.url("/slow")), timeout_s=0.5)))
+            next(generate(engine, about(Media("slow", url=server.url("/slow")), timeout_s=0.5)))
         assert time.monotonic() - begun < 3
     engine.close()
 
@@ -161,8 +163,8 @@ def test_a_request_ends_when_its_time_is_up_while_it_answers_and_loading_does_no
         (Message("user", "Hello"),), sampling=Sampling(max_new_tokens=30_000, ignore_eos=True), timeout_s=0.2
     )
     with pytest.raises(TimedOutError):
-        list(engine.generate(request))
-    *_, done = engine.generate(about(timeout_s=30))
+        list(generate(engine, request))
+    *_, done = generate(engine, about(timeout_s=30))
     assert isinstance(done, Done)
     assert done.finish_reason == "length"
     engine.close()
@@ -177,10 +179,11 @@ def test_a_clip_that_is_changed_after_it_was_planned_is_an_error_of_its_own(tmp_
             write_clip(path, size_wh=(64, 48))
 
     looked_at: list[Cost] = []
-    engine = open_local(replace(OPTIONS, on_stage=change))
-    looked_at.append(engine.measure(about(clip, picture)))
+    engine = open_local(OPTIONS)
+    looked_at.append(price(engine, about(clip, picture)))
+    effort = Effort(on_stage=change)
     with pytest.raises(SourceError, match="was changed"):
-        next(engine.generate(about(clip, picture)))
+        engine._preparer.prepare(engine._preparer.layout(about(clip, picture), effort), effort)
     engine.close()
 
 
@@ -192,10 +195,10 @@ def test_an_address_that_shows_another_clip_is_looked_at_anew(tmp_path: Path) ->
     with Server({"/a.mp4": in_turn(send(old), send(new))}) as server:
         engine = open_local(OPTIONS)
         request = about(Media("a", "video", url=server.url("/a.mp4")))
-        engine.measure(request)
+        price(engine, request)
         with pytest.raises(SourceError, match="was changed"):
-            next(engine.generate(request))
-        assert isinstance([*engine.generate(request)][-1], Done)
+            next(generate(engine, request))
+        assert isinstance([*generate(engine, request)][-1], Done)
         engine.close()
 
 
@@ -207,14 +210,14 @@ def kept(engine: LocalEngine) -> list[str]:
 def test_a_clip_is_planned_before_it_is_decoded_and_not_decoded_where_it_cannot_fit(tmp_path: Path) -> None:
     clip = Media("a.mp4", "video", path=str(write_clip(tmp_path / "a.mp4")))
     engine = open_local(OPTIONS)
-    few = engine.measure(about(clip))
+    few = price(engine, about(clip))
     assert kept(engine) == ["plan"]
     many = about(*[replace(clip, selection=FrameSelection(at_s=(n / 100,) * 60)) for n in range(40)])
-    assert engine.measure(many).max_new_tokens < 1
+    assert price(engine, many).max_new_tokens < 1
     with pytest.raises(PromptError, match="context holds"):
-        next(engine.generate(many))
+        next(generate(engine, many))
     assert set(kept(engine)) == {"plan"}
-    *_, done = engine.generate(about(clip))
+    *_, done = generate(engine, about(clip))
     assert isinstance(done, Done)
     assert done.usage.prompt_tokens == few.prompt_tokens
     assert "frames" in kept(engine)

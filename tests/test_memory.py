@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.answers import generate
 from tests.commands import COLD_LIMIT_S, environment
 from tests.conftest import IMAGES, ROOT, VALLEY25
 from valley_cli.engine.base import Done, EngineOptions, Media, MediaLimits, Message, Request, Sampling, TextDelta
@@ -79,7 +80,7 @@ class TightRunner(Runner):
 
 def engine_with(runner: Runner) -> LocalEngine:
     opened = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
-    opened._worker = Worker(lambda: runner)
+    opened._worker = Worker(lambda _: runner)
     opened._worker._scheduler.recovery_steps = 4
     return opened
 
@@ -89,7 +90,7 @@ def ask(text: str, *media: Media, n: int = 12, **sampling: Any) -> Request:
 
 
 def answer(engine: LocalEngine, request: Request) -> tuple[str, tuple[int, ...]]:
-    *deltas, done = engine.generate(request)
+    *deltas, done = generate(engine, request)
     assert isinstance(done, Done)
     return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)), done.token_ids
 
@@ -199,7 +200,7 @@ def test_after_a_while_as_many_run_as_before() -> None:
 
 def test_a_cancelled_request_makes_room_at_once() -> None:
     engine = engine_with(TightRunner(promised=600, limit=10_000))
-    first = engine.generate(ask("first", n=500))
+    first = generate(engine, ask("first", n=500))
     next(first)
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(answer, engine, ask("second", n=500))
@@ -227,7 +228,7 @@ def test_200_requests_that_join_leave_fail_for_memory_and_share_prefixes_answer_
         time.sleep(rng.random() * 0.02)
         if stop_after is None:
             return answer(engine, REQUESTS[kind]) == expected[kind]
-        events = engine.generate(REQUESTS[kind])
+        events = generate(engine, REQUESTS[kind])
         for _ in range(stop_after):
             next(events, None)
         events.close()
@@ -252,9 +253,9 @@ open("large.jpg", "wb").write(file.getvalue())
 engine = open_engine(EngineOptions(model=sys.argv[1], device="cpu"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 request = Request((Message("user", "What?", (Media("large.jpg", path="large.jpg"),) * 200),))
-assert engine.measure(request).max_new_tokens < 1
+assert price(engine, request).max_new_tokens < 1
 try:
-    next(engine.generate(request))
+    next(generate(engine, request))
 except PromptError as error:
     assert "context holds" in str(error)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000, "torch" in sys.modules)
@@ -288,8 +289,8 @@ def test_what_can_be_read_only_once_is_read_once(tmp_path: Path) -> None:
     writer = threading.Thread(target=pipe.write_bytes, args=((IMAGES / "m0_64x64.png").read_bytes(),))
     writer.start()
     engine = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
-    *_, done = engine.generate(
-        Request((Message("user", "What?", (Media("p", path=str(pipe)),)),), sampling=Sampling(max_new_tokens=1))
+    *_, done = generate(
+        engine, Request((Message("user", "What?", (Media("p", path=str(pipe)),)),), sampling=Sampling(max_new_tokens=1))
     )
     writer.join()
     engine.close()

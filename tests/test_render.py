@@ -5,13 +5,26 @@ from __future__ import annotations
 import errno
 import io
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from valley_cli.engine.base import Cost, Done, Event, Request, Stage, TextDelta, ThinkDelta, Timings, Usage
+from tests.answers import Told
+from valley_cli.engine.base import (
+    About,
+    Done,
+    Event,
+    OnStage,
+    Request,
+    Stage,
+    TextDelta,
+    ThinkDelta,
+    Timings,
+    Usage,
+    unheard,
+)
 from valley_cli.errors import ValleyError
-from valley_cli.render import Answer, Renderer, StatusLine, safe_text, stage_text
+from valley_cli.render import Renderer, Reply, StatusLine, safe_text, stage_text
 
 DONE = Done("stop", Usage(20, 4, 3), Timings(0.1, 0.2, 0.3, 0.4, 50.0, 2_000_000_000), "tiny")
 
@@ -19,14 +32,16 @@ DONE = Done("stop", Usage(20, 4, 3), Timings(0.1, 0.2, 0.3, 0.4, 50.0, 2_000_000
 class Fake:
     """An engine that has a name and no answers of its own."""
 
-    name = "tiny"
-    notice: str | None = None
+    about = About("tiny")
 
-    def generate(self, request: Request) -> Generator[Event, None, None]:
-        yield DONE
+    def submit(self, request: Request) -> Told:
+        return Told([DONE])
 
-    def measure(self, request: Request) -> Cost:
-        raise AssertionError("nothing is measured here")
+    def price(self, request: Request) -> None:
+        return None
+
+    def load(self, on_stage: OnStage = unheard) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -43,7 +58,7 @@ def render(*events: Event, out: io.StringIO | None = None, **options: bool) -> t
     """What ends up on stdout and stderr."""
     out, err = out or io.StringIO(), io.StringIO()
     renderer = Renderer(out, StatusLine(err), err=err, **options)  # type: ignore[arg-type]
-    renderer.finish(renderer.show([*events, DONE], Answer()), ["a.png"], Fake())
+    renderer.finish(renderer.show([*events, DONE], Reply()), ["a.png"], Fake())
     return out.getvalue(), err.getvalue()
 
 
@@ -92,7 +107,7 @@ def test_a_full_disk_is_named_and_stderr_is_never_a_reason_to_stop() -> None:
     out = io.StringIO()
     renderer = Renderer(out, StatusLine(Full(), verbose=True), stats=True, err=Full())
     renderer.status.stage(Stage("loading weights"))
-    renderer.finish(renderer.show([ThinkDelta("hmm"), TextDelta("Red."), DONE], Answer()), ["a.png"], Fake())
+    renderer.finish(renderer.show([ThinkDelta("hmm"), TextDelta("Red."), DONE], Reply()), ["a.png"], Fake())
     assert out.getvalue() == "Red.\n"
 
 
@@ -116,7 +131,7 @@ def test_json_is_one_object_on_one_line() -> None:
 def test_an_interrupted_answer_keeps_what_was_said() -> None:
     out = io.StringIO()
     renderer = Renderer(out, StatusLine(io.StringIO()), err=io.StringIO(), as_json=True)
-    answer = Answer()
+    answer = Reply()
 
     def events() -> Iterator[Event]:
         yield TextDelta("half an ans")

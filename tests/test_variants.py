@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.answers import generate, price
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
@@ -111,9 +112,9 @@ def test_a_placeholder_that_the_template_drops_needs_no_picture() -> None:
         Message("assistant", "<think>x <image> y</think>ok"),
         Message("user", "And?"),
     )
-    assert len(engine.measure(Request(history, images=(SMALL,))).pictures) == 1
+    assert len(price(engine, Request(history, images=(SMALL,))).pictures) == 1
     with pytest.raises(PromptError, match="0 pictures"):
-        engine.measure(Request(history))
+        price(engine, Request(history))
 
 
 def test_a_system_prompt_of_none_is_the_default_one() -> None:
@@ -124,7 +125,7 @@ def test_a_system_prompt_of_none_is_the_default_one() -> None:
 def test_text_that_is_not_unicode_is_a_prompt_error() -> None:
     engine = LocalEngine(read_checkpoint(VALLEY25), None, "tiny", EngineOptions(device="cpu"))
     with pytest.raises(PromptError, match="UTF-8"):
-        engine.measure(Request((Message("user", "hi \udcff"),)))
+        price(engine, Request((Message("user", "hi \udcff"),)))
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("rope_parameters", {"rope_type": "yarn"})])
@@ -196,13 +197,13 @@ class BreakingRunner:
 def test_no_caller_waits_for_ever(error: BaseException) -> None:
     files = read_checkpoint(VALLEY25)
     engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
-    load: Callable[[], Any] = lambda: BreakingRunner(error)  # noqa: E731
+    load: Callable[..., Any] = lambda _: BreakingRunner(error)  # noqa: E731
     engine._worker = Worker(load)
     caught: list[BaseException] = []
 
     def ask() -> None:
         try:
-            next(engine.generate(Request((Message("user", "x"),), sampling=Sampling(max_new_tokens=2))))
+            next(generate(engine, Request((Message("user", "x"),), sampling=Sampling(max_new_tokens=2))))
         except BaseException as found:
             caught.append(found)
 

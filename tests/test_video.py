@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.answers import generate, price
 from tests.clips import read_number, write_clip, write_pictures
 from tests.commands import Terminal, cold, inside
 from tests.conftest import IMAGES, SUBSET, VALLEY2, VALLEY25
@@ -108,9 +109,9 @@ def test_the_engine_reads_a_clip_as_the_command_does(clip: str, capsys: pytest.C
         engine = open_engine(EngineOptions(model=str(VALLEY2), device="cpu", media_cache_bytes=10**8))
         question = Message("user", "Describe the given video.")
         for request in (Request((question,), (media,)), Request((Message("user", question.content, (media,)),))):
-            *_, done = engine.generate(Request(request.messages, request.images, Sampling(max_new_tokens=6)))
+            *_, done = generate(engine, Request(request.messages, request.images, Sampling(max_new_tokens=6)))
             assert isinstance(done, Done)
-            assert engine.measure(request).image_tokens == done.usage.image_tokens
+            assert price(engine, request).image_tokens == done.usage.image_tokens
             answers.append((done.token_ids, done.usage.prompt_tokens))
         engine.close()
     assert len(set(answers)) == 1

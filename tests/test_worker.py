@@ -9,17 +9,18 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.answers import generate
 from tests.batches import PICTURE, asking, write_rows
 from tests.commands import cold
 from tests.conftest import VALLEY25
-from valley_cli.engine.base import Done, EngineOptions, Message, Request, Sampling, Stage
+from valley_cli.engine.base import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage, unheard
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.local import LocalEngine
@@ -81,7 +82,7 @@ class Counting(Runner):
 
 def engine_with(runner: Runner) -> LocalEngine:
     engine = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
-    engine._worker = Worker(lambda: runner)
+    engine._worker = Worker(lambda _: runner)
     return engine
 
 
@@ -94,7 +95,7 @@ Outcome = tuple[BaseException | Done, float]  # what a request ended with, and w
 
 def outcome(engine: LocalEngine, request: Request) -> Outcome:
     try:
-        *_, done = engine.generate(request)
+        *_, done = generate(engine, request)
         assert isinstance(done, Done)
         return done, time.monotonic()
     except BaseException as error:
@@ -135,7 +136,7 @@ def test_what_breaks_outside_of_a_step_fails_everybody_now_and_later(outside: st
     assert len({id(error) for error in errors}) == len(errors)  # one of its own for everybody
     engine.close()
     with pytest.raises(ValleyError, match="closed"):
-        next(engine.generate(ask()))
+        next(generate(engine, ask()))
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "answering"])
@@ -166,7 +167,7 @@ def counting() -> Iterator[tuple[LocalEngine, Counting]]:
 def test_a_long_prompt_alone_is_read_in_pieces(counting: tuple[LocalEngine, Counting]) -> None:
     engine, runner = counting
     runner.gate.set()
-    *_, done = engine.generate(ask(LONG, n=8))
+    *_, done = generate(engine, ask(LONG, n=8))
     assert isinstance(done, Done)
     assert sum(runner.pieces) == done.usage.prompt_tokens > 4 * PIECE_TOKENS["cpu"]
     assert max(runner.pieces) == PIECE_TOKENS["cpu"]
@@ -184,7 +185,7 @@ def test_a_long_prompt_alone_is_read_in_pieces(counting: tuple[LocalEngine, Coun
 def test_a_prompt_whose_caller_is_gone_is_read_no_further(counting: tuple[LocalEngine, Counting]) -> None:
     engine, runner = counting
     with pytest.raises(TimedOutError):
-        next(engine.generate(ask(LONG, timeout_s=1)))
+        next(generate(engine, ask(LONG, timeout_s=1)))
     assert runner.at_gate.is_set()
     runner.gate.set()
     assert isinstance(outcome(engine, ask("next", n=2))[0], Done)
@@ -222,22 +223,24 @@ def run_out_of_memory(stage: Stage) -> None:
         raise MemoryError
 
 
-@pytest.mark.parametrize(("on_stage", "error"), [(None, WeightsError), (run_out_of_memory, DeviceError)])
+@pytest.mark.parametrize(("on_stage", "error"), [(unheard, WeightsError), (run_out_of_memory, DeviceError)])
 def test_a_load_that_failed_leaves_nothing_of_the_model_behind(
-    on_stage: Callable[[Stage], None] | None, error: type[ValleyError], misnamed: Path
+    on_stage: OnStage, error: type[ValleyError], misnamed: Path
 ) -> None:
     """Before anybody asks: then it would be freed on that thread, and by then Python may be ending."""
 
     def models() -> int:
         return sum(type(found) is Valley for found in gc.get_objects())
 
-    files = read_checkpoint(VALLEY25 if on_stage else misnamed)
-    engine = LocalEngine(files, None, "broken", EngineOptions(device="cpu", on_stage=on_stage))
+    files = read_checkpoint(misnamed if on_stage is unheard else VALLEY25)
+    engine = LocalEngine(files, None, "broken", EngineOptions(device="cpu"))
     gc.collect()
     gc.disable()
     try:
         before = models()
-        engine.start()._thread.join(LIMIT_S)
+        engine.load(on_stage)
+        assert engine._worker
+        engine._worker._thread.join(LIMIT_S)
         assert models() == before
     finally:
         gc.enable()

@@ -39,7 +39,7 @@ def conversation(item: Item) -> tuple[Message, ...]:
 def ask_engine(engine: Engine, item: Item) -> str:
     """The greedy answer to an item's last question."""
     request = Request(conversation(item), sampling=Sampling(max_new_tokens=MAX_NEW_TOKENS))
-    return "".join(event.text for event in engine.generate(request) if isinstance(event, TextDelta))
+    return "".join(event.text for event in engine.submit(request) if isinstance(event, TextDelta))
 
 
 def answers(folder: Path, items: Sequence[Item]) -> list[str]:

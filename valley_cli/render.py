@@ -117,7 +117,7 @@ def stage_text(stage: Stage) -> str:
 
 
 @dataclass
-class Answer:
+class Reply:
     """One answer as it grows; ``done`` is None when it was cut off."""
 
     text: list[str] = field(default_factory=list)
@@ -158,80 +158,84 @@ class Renderer:
         only_ascii = not (self.out.encoding or "utf-8").lower().startswith("utf")
         self.write(json.dumps(found, ensure_ascii=only_ascii) + "\n")
 
-    def show(self, events: Iterable[Event], answer: Answer) -> Answer:
-        """Print the events as they come, collecting them in ``answer``, which is right even if this is interrupted.
+    def show(self, events: Iterable[Event], reply: Reply) -> Reply:
+        """Print the events as they come, collecting them in ``reply``, which is right even if this is interrupted.
 
         Whatever breaks off the answer is raised with the line ended; Ctrl-C leaves that to ``finish``.
         """
         try:
             for event in events:
-                self._show(event, answer)
+                self._show(event, reply)
         except KeyboardInterrupt:
             raise
         except BaseException:
             with suppress(OSError, ValleyError):  # where the answer goes may be what broke
-                self.end_line(answer)
+                self.end_line(reply)
             raise
-        return answer
+        return reply
 
-    def _show(self, event: Event, answer: Answer) -> None:
+    def _show(self, event: Event, reply: Reply) -> None:
+        if isinstance(event, Stage):
+            if not reply.in_text and not reply.in_thinking:
+                self.status.stage(event)
+            return
         self.status.clear()
         if isinstance(event, TextDelta):
-            self._text(event.text, answer)
+            self._text(event.text, reply)
         elif isinstance(event, ThinkDelta):
-            self._thinking(event.text, answer)
+            self._thinking(event.text, reply)
         else:
-            answer.done = event
+            reply.done = event
 
-    def _text(self, text: str, answer: Answer) -> None:
+    def _text(self, text: str, reply: Reply) -> None:
         """Newlines at the end wait for what follows: the answer ends in exactly one."""
-        answer.text.append(text)
+        reply.text.append(text)
         if self.as_json:
             return
-        self._end_thinking(answer)
-        whole = answer.held + text
+        self._end_thinking(reply)
+        whole = reply.held + text
         body = whole.rstrip("\n")
-        answer.held = whole[len(body) :]
-        answer.in_text = answer.in_text or bool(body)
+        reply.held = whole[len(body) :]
+        reply.in_text = reply.in_text or bool(body)
         self.write(safe_text(body) if self.out.isatty() else body)
 
-    def _thinking(self, text: str, answer: Answer) -> None:
-        answer.thinking.append(text)
+    def _thinking(self, text: str, reply: Reply) -> None:
+        reply.thinking.append(text)
         if not self.as_json and not self.quiet:
             shown = safe_text(text) if self.err.isatty() else text
             say(self.err, f"{DIM}{shown}{RESET}" if wants_colour(self.err, self.no_color) else shown)
-            answer.in_thinking = True
+            reply.in_thinking = True
 
-    def _end_thinking(self, answer: Answer) -> None:
-        if answer.in_thinking:
+    def _end_thinking(self, reply: Reply) -> None:
+        if reply.in_thinking:
             say(self.err, "\n")
-        answer.in_thinking = False
+        reply.in_thinking = False
 
-    def end_line(self, answer: Answer) -> None:
+    def end_line(self, reply: Reply) -> None:
         """What comes next on the screen starts on a line of its own."""
-        self._end_thinking(answer)
-        if not self.as_json and (answer.in_text or answer.done):
+        self._end_thinking(reply)
+        if not self.as_json and (reply.in_text or reply.done):
             self.write("\n")
-        answer.in_text = False
+        reply.in_text = False
 
-    def finish(self, answer: Answer, sources: list[str], engine: Engine) -> None:
+    def finish(self, reply: Reply, sources: list[str], engine: Engine) -> None:
         """End the answer: its last newline or its JSON object, then the statistics."""
         self.status.clear()
-        self.end_line(answer)
+        self.end_line(reply)
         if self.as_json:
-            self.write_json(record(answer, sources, engine) | dict(self.extra))
-        if self.stats and answer.done:
-            say(self.err, stats_line(answer.done) + "\n")
+            self.write_json(record(reply, sources, engine) | dict(self.extra))
+        if self.stats and reply.done:
+            say(self.err, stats_line(reply.done) + "\n")
 
 
-def record(answer: Answer, sources: list[str], engine: Engine) -> dict[str, Any]:
+def record(reply: Reply, sources: list[str], engine: Engine) -> dict[str, Any]:
     """The object that ``--json`` prints (an interrupted answer has finish_reason ``cancelled``)."""
-    done = answer.done or Done("cancelled", Usage(), Timings(), engine.name)
+    done = reply.done or Done("cancelled", Usage(), Timings(), engine.about.name)
     timings = {name: round(value, 6) for name, value in asdict(done.timings).items()}
     found: dict[str, Any] = {
         "model": done.model,
-        "response": "".join(answer.text),
-        "thinking": "".join(answer.thinking) or None,
+        "response": "".join(reply.text),
+        "thinking": "".join(reply.thinking) or None,
         "finish_reason": done.finish_reason,
         "usage": asdict(done.usage),
         "timings": timings,
@@ -239,7 +243,7 @@ def record(answer: Answer, sources: list[str], engine: Engine) -> dict[str, Any]
     }
     if done.notes:
         found["notes"] = list(done.notes)
-    return found | ({"notice": engine.notice} if engine.notice else {})
+    return found | ({"notice": notice} if (notice := engine.about.notice) else {})
 
 
 def error_record(error: ValleyError, sources: list[str]) -> dict[str, Any]:

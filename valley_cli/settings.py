@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from valley_cli.engine.base import EngineOptions, Media, MediaLimits, Message, Request, Sampling, Stage
+from valley_cli.engine.base import EngineOptions, Media, MediaLimits, Message, Request, Sampling
 from valley_cli.errors import UsageError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -82,7 +82,7 @@ class Settings:
             max_pixels=self.max_pixels,
         )
 
-    def engine_options(self, on_stage: Callable[[Stage], None] | None = None) -> EngineOptions:
+    def engine_options(self) -> EngineOptions:
         limits = MediaLimits(
             max_image_bytes=self.max_image_bytes,
             max_image_pixels=self.max_image_pixels,
@@ -102,7 +102,6 @@ class Settings:
             revision=self.revision,
             offline=self.offline,
             limits=limits,
-            on_stage=on_stage,
         )
 
 

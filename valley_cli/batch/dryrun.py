@@ -11,7 +11,7 @@ from valley_cli.batch.records import Outcome, complaint
 from valley_cli.batch.rows import Row
 from valley_cli.batch.run import WINDOW, Run
 from valley_cli.engine.base import Cost, Request
-from valley_cli.errors import EXIT_FAILED_ROWS, PromptError, RoomError
+from valley_cli.errors import EXIT_FAILED_ROWS, PromptError, RoomError, UsageError
 from valley_cli.render import size_text
 
 _MAX_NAMED = 1000  # faulty rows in the JSON object
@@ -62,13 +62,13 @@ class Totals:
 
 def dry_run(run: Run, progress: Progress) -> tuple[Totals, int]:
     """(what the rows of ``run`` would take, the exit code). Faulty rows are named on stderr as they are found."""
-    totals = Totals(run.engine.name)
+    totals = Totals(run.engine.about.name)
 
     def price(row: Row) -> Cost | str:
         request: Request | None = None
         try:
             request = run.reader.build(row)
-            return _fitting(run.engine.measure(request))
+            return _fitting(run.engine.price(request))
         except Exception as error:
             return complaint(Outcome(row, request, error=error))
 
@@ -90,8 +90,10 @@ def dry_run(run: Run, progress: Progress) -> tuple[Totals, int]:
     return totals, EXIT_FAILED_ROWS if totals.failed else 0
 
 
-def _fitting(cost: Cost) -> Cost:
-    """Raises PromptError and RoomError for what ``generate`` would refuse."""
+def _fitting(cost: Cost | None) -> Cost:
+    """Raises PromptError and RoomError for what could not be answered, UsageError for an engine that cannot tell."""
+    if cost is None:
+        raise UsageError("this engine cannot tell what a request takes", "leave --dry-run out")
     if cost.max_new_tokens < 1:
         raise PromptError(f"{cost.prompt_tokens} tokens, and the context holds {cost.context_tokens}")
     if not cost.fits:

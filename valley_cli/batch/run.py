@@ -6,7 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -17,7 +17,18 @@ from valley_cli.batch.pipeline import Pipeline
 from valley_cli.batch.progress import REDRAW_S, Progress, Tally
 from valley_cli.batch.records import Finished, Outcome, finish
 from valley_cli.batch.rows import Row, RowReader
-from valley_cli.engine.base import Done, Engine, Request, TextDelta, ThinkDelta
+from valley_cli.engine.base import (
+    Answer,
+    Done,
+    Engine,
+    OnStage,
+    Request,
+    Stage,
+    TextDelta,
+    ThinkDelta,
+    answering,
+    unheard,
+)
 from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, EngineError, ModelError, RoomError, UsageError
 
 WINDOW = 1024  # rows that may be finished while an earlier one is not
@@ -77,6 +88,8 @@ class Run:
         self.engine = engine
         self._output = output
         self._index = index
+        self._on_stage: OnStage = unheard
+        self._answers: dict[int, Answer] = {}  # under way
         self._read_to: float = 0  # rows with a lower index were looked at
         self._pipeline = Pipeline(
             self.rows(), self.answer, n_threads=plan.max_inflight, window=WINDOW, ordered=plan.ordered
@@ -122,11 +135,13 @@ class Run:
         text: list[str] = []
         thinking: list[str] = []
         done: Done | None = None
-        with closing(self.engine.generate(request)) as events:
-            for event in events:
+        with answering(self.engine, request) as answer, self._listed(answer):
+            for event in answer:
                 if self._pipeline.stopping:
                     raise StoppedError
-                if isinstance(event, TextDelta):
+                if isinstance(event, Stage):
+                    self._on_stage(event)
+                elif isinstance(event, TextDelta):
                     text.append(event.text)
                 elif isinstance(event, ThinkDelta):
                     thinking.append(event.text)
@@ -136,10 +151,26 @@ class Run:
             raise StoppedError
         return Outcome(row, request, done, "".join(text), "".join(thinking))
 
+    @contextmanager
+    def _listed(self, answer: Answer) -> Iterator[None]:
+        """While ``answer`` is under way, ``stop`` cancels it."""
+        self._answers[id(answer)] = answer
+        try:
+            yield
+        finally:
+            del self._answers[id(answer)]
+
+    def stop(self) -> None:
+        """End soon: rows under way are left, also while they are read. May be called from a signal handler."""
+        self._pipeline.stop()
+        for answer in [*self._answers.values()]:
+            answer.cancel()
+
     def go(self, progress: Progress) -> int:
         """Run all rows; the exit code. Raises what ends the run before its end, with all that was done written."""
+        self._on_stage = progress.stage
         self.source.count(lambda total: setattr(progress, "total", self.plan.count(total)))
-        with signals(self._pipeline.stop) as caught:
+        with signals(self.stop) as caught:
             for finished in self._pipeline.outcomes(REDRAW_S):
                 if finished is None:
                     progress.tick()
@@ -152,7 +183,7 @@ class Run:
                 if finished.complaint:
                     progress.complain(finished.complaint)
                     if self.plan.fail_fast:
-                        self._pipeline.stop()
+                        self.stop()
             progress.clear()
             if caught:
                 progress.note("valley: stopped; what was done is written")

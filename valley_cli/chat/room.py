@@ -13,14 +13,16 @@ SHORT_ANSWER_TOKENS = 200  # less room than this is said
 ToRequest = Callable[[Conversation], Request]
 
 
-def check_room(engine: Engine, asked: Conversation, to_request: ToRequest) -> tuple[Cost, str | None]:
+def check_room(engine: Engine, asked: Conversation, to_request: ToRequest) -> tuple[Cost | None, str | None]:
     """What the last question of ``asked`` takes, and a remark if little room is left for its answer.
 
-    Raises PromptError if there is none, and what ``Engine.measure`` raises. Memory is not looked at: the model is
-    loaded, and what it keeps of earlier turns gives way.
+    None where the engine cannot tell. Raises PromptError if there is no room, and what ``Engine.price`` raises. Memory
+    is not looked at: the model is loaded, and what it keeps of earlier turns gives way.
     """
     request = to_request(asked)
-    cost = engine.measure(request)
+    cost = engine.price(request)
+    if cost is None:
+        return None, None
     if cost.max_new_tokens < 1:
         raise PromptError(
             f"not sent: with this the conversation is {cost.prompt_tokens} tokens ({cost.image_tokens} for pictures), "
@@ -45,8 +47,9 @@ def what_frees(engine: Engine, asked: Conversation, cost: Cost, to_request: ToRe
     if asked.attachments:
         smaller["/detach all"] = asked.without(asked.attachments)
     freed = {
-        name: cost.prompt_tokens - engine.measure(to_request(conversation)).prompt_tokens
+        name: cost.prompt_tokens - then.prompt_tokens
         for name, conversation in smaller.items()
+        if (then := engine.price(to_request(conversation)))
     }
     found = [f"{name} frees {tokens} tokens" for name, tokens in freed.items() if tokens > 0]
     return ", ".join(found) or "ask something shorter"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from valley_cli.chat.attach import Attacher
@@ -13,10 +13,10 @@ from valley_cli.chat.conversation import Conversation, from_messages
 from valley_cli.chat.opening import Opening
 from valley_cli.chat.room import check_room
 from valley_cli.chat.store import Autosave
-from valley_cli.engine.base import Done, Engine, Request
+from valley_cli.engine.base import Done, Engine, Request, answering
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.messages import OpenSource, Transcript, read_transcript, write_transcript
-from valley_cli.render import Answer, Renderer, error_record, safe_text, say
+from valley_cli.render import Renderer, Reply, error_record, safe_text, say
 from valley_cli.settings import ANSWER_KEYS, Settings, override
 from valley_cli.text import printable
 
@@ -68,9 +68,10 @@ class Session:
     def engine(self) -> Engine:
         """The engine, once it is here; what a user must know about it is said once."""
         engine = self.opening.result()
-        if engine.notice and engine.notice != self._noticed and not self.renderer.quiet:
-            self.tell(engine.notice)
-        self._noticed = engine.notice
+        notice = engine.about.notice
+        if notice and notice != self._noticed and not self.renderer.quiet:
+            self.tell(notice)
+        self._noticed = notice
         return engine
 
     def request(self, conversation: Conversation) -> Request:
@@ -103,31 +104,31 @@ class Session:
         """
         engine = self.engine()
         cost, remark = check_room(engine, asked, self.request)
-        self.context_tokens = cost.context_tokens
+        self.context_tokens = cost.context_tokens if cost else engine.about.context_tokens or 0
         if remark:
             self.tell(f"({remark})")
         self.draft = ""
         self.conversation = asked
         self.save()
-        answer = Answer()
+        reply = Reply()
         try:
-            self._stream(engine, self.request(asked), answer)
+            self._stream(engine, self.request(asked), reply)
         finally:
-            if answer.text or answer.done:
+            if reply.text or reply.done:
                 self.has_answered = True
-                self.conversation = asked.answered("".join(answer.text))
+                self.conversation = asked.answered("".join(reply.text))
                 self.save()
 
-    def _stream(self, engine: Engine, request: Request, answer: Answer) -> None:
+    def _stream(self, engine: Engine, request: Request, reply: Reply) -> None:
         names = [item.name for item in self.conversation.attachments]
-        with closing(engine.generate(request)) as events:
+        with answering(engine, request) as events:
             try:
-                self.renderer.show(events, answer)
+                self.renderer.show(events, reply)
             except KeyboardInterrupt:
-                self.renderer.finish(answer, names, engine)
+                self.renderer.finish(reply, names, engine)
                 raise
-        self.done = answer.done
-        self.renderer.finish(answer, names, engine)
+        self.done = reply.done
+        self.renderer.finish(reply, names, engine)
 
     def start_anew(self, conversation: Conversation) -> None:
         """Go on with another conversation; the one so far stays as it was saved."""
@@ -147,7 +148,7 @@ class Session:
         """The name by which the model can be had again; None while ``auto`` has not chosen yet."""
         name, engine = self.settings.model, self.opening.engine
         if name == "auto":
-            return engine.name if engine else None
+            return engine.about.name if engine else None
         return os.path.abspath(name) if os.path.isdir(name) else name
 
     def save(self) -> None:

@@ -46,7 +46,7 @@ def think(session: Session, rest: str) -> None:
     wanted = rest.lower() in TRUE
     if wanted:
         try:
-            session.engine().measure(Request((Message("user", "?"),), think=True))
+            session.engine().price(Request((Message("user", "?"),), think=True))
         except UsageError as error:
             raise UsageError(error.message, "/model valley2.5 thinks") from None
     session.settings = override(session.settings, {"think": wanted}, lambda name: "/think")
@@ -61,4 +61,4 @@ def model(session: Session, rest: str) -> None:
         with suppress(ValleyError):
             session.opening.result().close()
         session.opening, session.settings, session.has_answered = opening, settings, False
-    session.tell(f"model: {session.engine().name}")
+    session.tell(f"model: {session.engine().about.name}")

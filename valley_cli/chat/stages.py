@@ -39,4 +39,4 @@ def bar(session: Session, stages: Stages) -> str:
         return "starting ..."
     used = session.done.usage if session.done else None
     context = f" · {used.prompt_tokens + used.completion_tokens} of {session.context_tokens} tokens" if used else ""
-    return f"{engine.name}{context}"
+    return f"{engine.about.name}{context}"

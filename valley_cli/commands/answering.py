@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request
+from valley_cli.engine.base import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request, answering
 from valley_cli.errors import UsageError
-from valley_cli.render import Answer, Renderer, StatusLine, cost_record, cost_table, is_terminal, say
+from valley_cli.render import Renderer, Reply, StatusLine, cost_record, cost_table, is_terminal, say
 from valley_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ Around = Callable[[Iterator[Event]], Iterable[Event]]
 @contextmanager
 def running_engine(options: EngineOptions, status: StatusLine, quiet: bool) -> Iterator[Engine]:
     """The engine, its notice said; closed at the end, but not on Ctrl-C."""
-    engine = open_engine(options)
+    engine = open_engine(options, status.stage)
     with ExitStack() as stack:
         # not on Ctrl-C: closing waits for the step under way, and the process ends at once
         stack.push(lambda kind, *_: None if kind is KeyboardInterrupt else engine.close())
-        if engine.notice and not quiet:
+        if (notice := engine.about.notice) and not quiet:
             status.clear()
-            say(sys.stderr, f"{engine.notice}\n")
+            say(sys.stderr, f"{notice}\n")
         yield engine
 
 
@@ -76,22 +76,24 @@ def with_preview(request: Request, renderer: Renderer, limits: MediaLimits) -> R
 
 def show_answer(
     engine: Engine, request: Request, renderer: Renderer, names: list[str], around: Around | None = None
-) -> Answer:
+) -> Reply:
     """Stream one answer, passed through ``around``. Ctrl-C keeps what was said."""
-    answer = Answer()
-    with closing(engine.generate(request)) as events:
+    reply = Reply()
+    with answering(engine, request) as events:
         try:
-            renderer.show(around(events) if around else events, answer)
+            renderer.show(around(iter(events)) if around else events, reply)
         except KeyboardInterrupt:
-            renderer.finish(answer, names, engine)
+            renderer.finish(reply, names, engine)
             raise
-    renderer.finish(answer, names, engine)
-    return answer
+    renderer.finish(reply, names, engine)
+    return reply
 
 
 def show_cost(engine: Engine, request: Request, renderer: Renderer) -> None:
     """What the request would take, as a table or JSON."""
-    cost = engine.measure(request)
+    cost = engine.price(request)
+    if cost is None:
+        raise UsageError(f"{engine.about.name} cannot tell what a request takes", "leave --dry-run out")
     renderer.status.clear()
     if renderer.as_json:
         renderer.write_json(cost_record(cost))

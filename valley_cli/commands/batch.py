@@ -119,17 +119,17 @@ def run(settings: Settings, asked: Asked) -> int:
         settings = replace(settings, system=opt.read_text(settings.system, "--system"))
     tally, index = Tally(), Index()
     progress = Progress(sys.stderr, tally, quiet=bool(settings.quiet))
-    options = replace(settings.engine_options(progress.stage), media_cache_bytes=MEDIA_CACHE_BYTES)
+    options = replace(settings.engine_options(), media_cache_bytes=MEDIA_CACHE_BYTES)
     source = open_source(asked, prompt, options.limits)
     with ExitStack() as stack:
         page = open_page(asked, stack)
         output = NoOutput() if asked.dry_run else open_out(asked.output, inputs_of(asked), index, progress.status)
         stack.callback(output.close)
-        engine = open_engine(options)
+        engine = open_engine(options, progress.stage)
         reader = RowReader(
-            settings, engine.name, prompt, source.base_dir, options.limits, asked.allow_private, asked.row_timeout
+            settings, engine.about.name, prompt, source.base_dir, options.limits, asked.allow_private, asked.row_timeout
         )
-        for notice in (engine.notice, *output.notices(reader.settings_hash)):
+        for notice in (engine.about.notice, *output.notices(reader.settings_hash)):
             progress.note(notice or "")
         rows = Run(plan, source, reader, engine, output, index, tally)
         if asked.dry_run:

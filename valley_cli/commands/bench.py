@@ -34,7 +34,7 @@ Tokens = Annotated[int, typer.Option("--tokens", min=2, max=100_000, help="Lengt
 @dataclass(frozen=True)
 class Figures:
     """What is measured. ``bandwidth_share``: bytes of the decoder's weights, and of keys and
-    values, read each second over a plain read's."""
+    values, read each second over a plain read's; None where the engine cannot tell."""
 
     model: str
     load_s: float
@@ -44,7 +44,7 @@ class Figures:
     tokens_per_s: float
     batch_tokens_per_s: dict[str, float]
     bandwidth_bytes_per_s: float
-    bandwidth_share: float
+    bandwidth_share: float | None
     memory_bytes: int
 
 
@@ -61,8 +61,7 @@ def bench(
 def run(settings: Settings, tokens: int) -> None:
     """Measure and print."""
     status = StatusLine(sys.stderr, quiet=settings.quiet, verbose=settings.verbose)
-    options = settings.engine_options(status.stage)
-    with closing(open_engine(options)) as engine:
+    with closing(open_engine(settings.engine_options(), status.stage)) as engine:
         figures = measure(engine, tokens, settings.device, status)
     status.close()
     renderer = Renderer(sys.stdout, status, settings.json)
@@ -76,11 +75,12 @@ def measure(engine: Engine, tokens: int, device: str, status: StatusLine) -> Fig
     """Five short runs, one after the other; the first one loads the model."""
     from valley_cli.engine import probe
 
-    room = engine.measure(request(1, tokens)).max_new_tokens
-    if room < tokens:
+    cost = engine.price(request(1, tokens))
+    if cost and (room := cost.max_new_tokens) < tokens:
         raise UsageError(
             f"--tokens {tokens} does not fit the context beside the picture", f"give {max(room, 2)} at most"
         )
+    engine.load(status.stage)
     loaded = ask(engine, 1, 2)
     status.stage(Stage("measuring the first token"))
     firsts = [ask(engine, seed, 1) for seed in (2, 3, 4)]
@@ -97,7 +97,8 @@ def measure(engine: Engine, tokens: int, device: str, status: StatusLine) -> Fig
         batches[str(size)] = round(size * tokens / best_s, 1)
     status.stage(Stage("measuring the memory"))
     bandwidth = probe.read_bandwidth(device)
-    per_token = read_per_token(engine.measure(request(5, tokens)))
+    cost = engine.price(request(5, tokens))
+    share = single.timings.tokens_per_s * read_per_token(cost) / bandwidth if cost else None
     return Figures(
         model=single.model,
         load_s=round(loaded.timings.load_s, 3),
@@ -107,7 +108,7 @@ def measure(engine: Engine, tokens: int, device: str, status: StatusLine) -> Fig
         tokens_per_s=round(single.timings.tokens_per_s, 1),
         batch_tokens_per_s=batches,
         bandwidth_bytes_per_s=round(bandwidth),
-        bandwidth_share=round(single.timings.tokens_per_s * per_token / bandwidth, 3),
+        bandwidth_share=None if share is None else round(share, 3),
         memory_bytes=single.timings.memory_bytes,
     )
 
@@ -127,7 +128,7 @@ def request(seed: int, tokens: int) -> Request:
 
 def ask(engine: Engine, seed: int, tokens: int) -> Done:
     """One whole answer."""
-    *_, done = engine.generate(request(seed, tokens))
+    *_, done = engine.submit(request(seed, tokens))
     assert isinstance(done, Done)
     return done
 
@@ -167,8 +168,13 @@ def table(figures: Figures, tokens: int) -> str:
             f"{size} at once": f"{value:.1f} tokens/s in all, prompts included"
             for size, value in figures.batch_tokens_per_s.items()
         },
-        "memory bus": f"{100 * figures.bandwidth_share:.0f} % of a plain read's "
-        f"{figures.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
+        "memory bus": bus_text(figures),
         "memory": size_text(figures.memory_bytes),
     }
     return "".join(f"{name:<12}{text}\n" for name, text in lines.items())
+
+
+def bus_text(figures: Figures) -> str:
+    """How much of the memory bus an answer uses."""
+    plain = f"a plain read's {figures.bandwidth_bytes_per_s / 1e9:.1f} GB/s"
+    return plain if figures.bandwidth_share is None else f"{100 * figures.bandwidth_share:.0f} % of {plain}"

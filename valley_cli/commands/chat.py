@@ -17,7 +17,7 @@ from valley_cli.chat.stages import Stages
 from valley_cli.chat.store import Autosave, last_saved, read_json, state_folder
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import EngineOptions
+from valley_cli.engine.base import Engine, EngineOptions
 from valley_cli.errors import UsageError
 from valley_cli.render import Renderer, StatusLine
 from valley_cli.settings import Settings, override
@@ -84,16 +84,24 @@ def open_session(settings: Settings, stages: Stages, *, resume: bool) -> Session
         raise UsageError("there is no conversation to go on with", "valley chat begins one")
 
     def options(settings: Settings) -> EngineOptions:
-        return replace(settings.engine_options(stages), media_cache_bytes=CACHE_BYTES)
+        return replace(settings.engine_options(), media_cache_bytes=CACHE_BYTES)
+
+    def opened(settings: Settings) -> Engine:
+        return open_engine(options(settings), stages)
+
+    def loading() -> Engine:
+        engine = opened(session.settings)
+        engine.load(stages)
+        return engine
 
     limits = options(settings).limits
     session = Session(
         settings=settings,
-        opening=Opening(lambda: open_engine(options(session.settings), start=True)),
+        opening=Opening(loading),
         renderer=Renderer(sys.stdout, stages.status, settings.json, settings.stats, settings.quiet, settings.no_color),
         attacher=Attacher(limits, stages, on_note=lambda note: session.tell(note)),
         autosave=Autosave(folder, path),
-        reopen=lambda settings: Opening(lambda: open_engine(options(settings))),
+        reopen=lambda settings: Opening(lambda: opened(settings)),
     )
     if path is not None:
         take_up(session, str(path))

@@ -76,6 +76,7 @@ def _fewer_pixels(engine: Engine, request: Request, cost: Cost) -> str | None:
     tokens = max(grid[0] * grid[1] // 4 for grid in (picture.grid_hw for picture in cost.pictures))
     while (tokens := tokens * 3 // 4) >= 4:
         smaller = replace(request, max_pixels=tokens * PIXELS_PER_TOKEN, min_pixels=None)
-        if engine.measure(smaller).max_new_tokens >= _ROOM:
+        found = engine.price(smaller)
+        if found and found.max_new_tokens >= _ROOM:
             return f"--max-pixels {tokens * PIXELS_PER_TOKEN}"
     return None

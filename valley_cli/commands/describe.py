@@ -68,7 +68,7 @@ def run(
     status.stage(Stage("reading pictures"))
     with ExitStack() as stack:
         stack.callback(status.close)
-        options = settings.engine_options(status.stage)
+        options = settings.engine_options()
         media = expand_sources(sources, stdin=sys.stdin.buffer if sys.stdin else None, limits=options.limits)
         question = None if prompt is None else opt.read_text(prompt, "--prompt")
         system = None if settings.system is None else opt.read_text(settings.system, "--system")
@@ -123,14 +123,15 @@ def answer_one(
 
 
 def headed(names: list[str], renderer: Renderer, events: Iterator[Event]) -> Iterator[Event]:
-    """The same events; the picture's name is printed in front of the first."""
-    first = next(events, None)
-    if first is None:
-        return
-    if not renderer.as_json:
-        renderer.status.clear()
-        renderer.write(f"==> {', '.join(names)} <==\n")
-    yield first
+    """The same events; the picture's name is printed in front of the answer."""
+    for event in events:
+        if not isinstance(event, Stage):
+            if not renderer.as_json:
+                renderer.status.clear()
+                renderer.write(f"==> {', '.join(names)} <==\n")
+            yield event
+            break
+        yield event
     yield from events
 
 

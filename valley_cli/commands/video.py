@@ -23,7 +23,8 @@ from valley_cli.commands.answering import (
 from valley_cli.commands.clips import check_fits, clip_record, cost_line
 from valley_cli.commands.output import open_output
 from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
-from valley_cli.engine.base import Engine, EngineOptions, FrameSelection, Media, Request, Stage
+from valley_cli.engine.base import Engine, FrameSelection, Media, MediaLimits, Request, Stage
+from valley_cli.errors import UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.moments import read_time
 from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
@@ -118,7 +119,7 @@ def run(settings: Settings, wanted: FrameSelection, outputs: Outputs, sources: l
     status.stage(Stage("reading clips"))
     with ExitStack() as stack:
         stack.callback(status.close)
-        options = settings.engine_options(status.stage)
+        options = settings.engine_options()
         stdin = sys.stdin.buffer if sys.stdin else None
         media = expand_sources(sources, stdin=stdin, kind="video", limits=options.limits)
         question = (ONE if len(media) == 1 else SEVERAL) if prompt is None else opt.read_text(prompt, "--prompt")
@@ -127,25 +128,24 @@ def run(settings: Settings, wanted: FrameSelection, outputs: Outputs, sources: l
         check_pictures_out(outputs.contact_sheet, outputs.save_frames, outputs.force, inputs)
         out = stack.enter_context(open_output(outputs.output, outputs.force, inputs))
         renderer = Renderer(out, status, settings.json, settings.stats, settings.quiet, settings.no_color)
-        clips = open_clips(media, wanted, options, stack)
+        clips = open_clips(media, wanted, options.limits, status, stack)
         engine = stack.enter_context(running_engine(options, status, settings.quiet))
         asked = partial(build_request, settings, question=question, system=system)
         answer(engine, asked, clips, renderer, outputs, preview=settings.preview)
 
 
 def open_clips(
-    media: tuple[Media, ...], wanted: FrameSelection, options: EngineOptions, stack: ExitStack
+    media: tuple[Media, ...], wanted: FrameSelection, limits: MediaLimits, status: StatusLine, stack: ExitStack
 ) -> list[tuple[Media, Clip]]:
     """The clips, their frames chosen; ``stack`` keeps them open. Raises SourceError, UsageError."""
     from valley_cli.media.video import open_clip  # Pillow
 
     def fetched(done: int, total: int) -> None:
-        if options.on_stage:
-            options.on_stage(Stage("fetching", done, total, "bytes"))
+        status.stage(Stage("fetching", done, total, "bytes"))
 
     clips = []
     for handle in media:
-        clip = stack.enter_context(open_clip(replace(handle, selection=wanted), options.limits, on_progress=fetched))
+        clip = stack.enter_context(open_clip(replace(handle, selection=wanted), limits, on_progress=fetched))
         if len(media) > 1:
             clip.rest()
         clips.append((handle, clip))
@@ -180,9 +180,12 @@ def answer(
 
 def price(engine: Engine, request: Request, clips: Sequence[Clip], renderer: Renderer, dry_run: bool) -> None:
     """Say what the request costs before it is run. Raises PromptError if the context does not hold it."""
-    cost = engine.measure(request)
+    cost = engine.price(request)
     renderer.status.clear()
-    if not dry_run:
+    if cost is None:
+        if dry_run:
+            raise UsageError(f"{engine.about.name} cannot tell what a request takes", "leave --dry-run out")
+    elif not dry_run:
         if not renderer.quiet:
             say(renderer.err, cost_line([clip.plan for clip in clips], cost) + "\n")
         check_fits(engine, request, cost)

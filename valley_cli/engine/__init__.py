@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from valley_cli.engine.base import Engine, EngineOptions
+from valley_cli.engine.base import Engine, EngineOptions, OnStage, unheard
 from valley_cli.errors import UsageError
 
 
-def open_engine(options: EngineOptions, *, start: bool = False) -> Engine:
-    """An engine for ``options.model``; the model itself is loaded when it is first needed, with ``start`` from now on.
+def open_engine(options: EngineOptions, on_stage: OnStage = unheard) -> Engine:
+    """An engine for ``options.model``; the model itself is loaded when it is first needed, or at ``Engine.load``.
+    ``on_stage`` hears of a download.
 
     Raises ModelError for models that cannot be found, UsageError for engines that do not exist.
     """
@@ -15,7 +16,4 @@ def open_engine(options: EngineOptions, *, start: bool = False) -> Engine:
         raise UsageError(f"unknown engine {options.engine!r}", "give --engine local")
     from valley_cli.engine.local import open_local
 
-    engine = open_local(options)
-    if start:
-        engine.start()
-    return engine
+    return open_local(options, on_stage)

@@ -1,12 +1,14 @@
 """The engine's interface: small, and made of frozen values. Standard library only.
 
-for event in engine.generate(request):      # closing the iterator cancels the request
-    ...                                     # TextDelta | ThinkDelta, then exactly one Done
+with answering(engine, request) as answer:  # leaving the block cancels what is not finished
+    for event in answer:
+        ...                                 # Stage | TextDelta | ThinkDelta, then exactly one Done
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -59,7 +61,7 @@ class Media:
     ``name`` is safe to print (credentials and control characters removed). Exactly one of ``path``, ``url``, ``data``
     and ``frames`` (a clip that is given as its pictures) is set. ``typed`` is true for sources a person typed: only
     those may reach private addresses. ``selection``: of a clip; None is the published one. ``size_wh``: of a picture,
-    in pixels, where it is known; then ``Engine.measure`` does not open it.
+    in pixels, where it is known; then ``Engine.price`` does not open it.
     """
 
     name: str
@@ -110,7 +112,7 @@ class Request:
     that message holds ``<image>`` itself. ``think``: True/False is passed to the chat template, None leaves the
     template's own default. ``exact``: do what the published code does and nothing else; text of the messages that reads
     as one of the tokenizer's added tokens then is that token, which it is not otherwise. ``timeout_s``: seconds for
-    reading the media, waiting and answering, without the time that loading the model takes; ``generate`` raises
+    reading the media, waiting and answering, without the time that loading the model takes; the answer raises
     TimedOutError after that.
     """
 
@@ -127,7 +129,7 @@ class Request:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What to run and where. ``model`` is a registered name, a hub id or a folder; ``auto`` picks one.
+    """What to run and where; can be pickled. ``model`` is a registered name, a hub id or a folder; ``auto`` picks one.
 
     ``media_cache_bytes``: memory for media that several requests share. Addresses are then fetched once, so not for
     engines that live longer than what an address shows.
@@ -140,13 +142,13 @@ class EngineOptions:
     revision: str | None = None
     offline: bool = False
     limits: MediaLimits = MediaLimits()
-    on_stage: Callable[[Stage], None] | None = None
     media_cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of loading or preparing worth showing: ``done``/``total`` in ``unit`` (bytes, pictures), if known."""
+    """What a request waits for just now (loading, reading, waiting its turn): ``done``/``total`` in ``unit`` (bytes,
+    pictures), if known."""
 
     name: str
     done: int = 0
@@ -180,7 +182,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each stage; ``ttft_s`` runs from the start of ``generate`` to the first token.
+    """Seconds of each stage; ``ttft_s`` runs from ``submit`` to the first token.
 
     ``media_s``: until the prompt was ready, of which ``fetch_s`` reading bytes and ``decode_media_s`` making tensors of
     them; little or 0 for media that another request had just read. ``wait_s``: in the queue; ``encode_s``: in the
@@ -211,7 +213,12 @@ class Done:
     notes: tuple[str, ...] = ()
 
 
-Event = TextDelta | ThinkDelta | Done
+Event = Stage | TextDelta | ThinkDelta | Done
+OnStage = Callable[[Stage], None]
+
+
+def unheard(stage: Stage) -> None:
+    """For whoever shows no stages."""
 
 
 @dataclass(frozen=True)
@@ -246,23 +253,59 @@ class Cost:
         return self.max_new_tokens > 0 and self.kv_bytes + self.weight_bytes <= self.available_bytes
 
 
-class Engine(Protocol):
-    """What commands and servers talk to.
+@dataclass(frozen=True)
+class About:
+    """What an engine is. ``name``: the model that answers. ``notice``: what a user must know about its answers.
 
-    ``name``: the model that answers. ``notice``: what a user must know about its answers, or None.
+    ``can``: what not every engine can: "exact" (``Request.exact``), "price", "video", "think".
     """
 
     name: str
-    notice: str | None
+    notice: str | None = None
+    context_tokens: int | None = None
+    can: frozenset[str] = frozenset()
 
-    def generate(self, request: Request) -> Generator[Event, None, None]:
-        """Answer ``request``. Raises a ``ValleyError`` before the first event if the request cannot be run."""
+
+class Answer(Protocol):
+    """One request under way. Iterated once, by one thread; a ValleyError may be raised in the place of any event."""
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+    def cancel(self) -> None:
+        """Stop working on it, from any thread and at any moment; the iterator then ends soon with ``cancelled``.
+        Nothing happens where it has ended."""
         ...
 
-    def measure(self, request: Request) -> Cost:
-        """Price ``request`` without generating. Raises as ``generate`` does for unreadable sources."""
+
+class Engine(Protocol):
+    """What commands and servers talk to."""
+
+    @property
+    def about(self) -> About: ...
+
+    def submit(self, request: Request) -> Answer:
+        """Begin to answer ``request``; returns at once. What is wrong with it, the answer raises."""
+        ...
+
+    def price(self, request: Request) -> Cost | None:
+        """What ``request`` would take, without generating; None where this engine cannot tell. Raises as its answer
+        would for unreadable sources."""
+        ...
+
+    def load(self, on_stage: OnStage = unheard) -> None:
+        """Begin to load, where that is not done at the first request; ``on_stage`` hears of it, on any thread."""
         ...
 
     def close(self) -> None:
         """Free the device; running requests end with ``cancelled``."""
         ...
+
+
+@contextmanager
+def answering(engine: Engine, request: Request) -> Iterator[Answer]:
+    """The answer to ``request``, cancelled when the block is left before its end."""
+    answer = engine.submit(request)
+    try:
+        yield answer
+    finally:
+        answer.cancel()

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from valley_cli.engine.base import Stage
+from valley_cli.engine.base import OnStage, Stage
 from valley_cli.engine.hub_errors import LIST_HINT, UnreachableError, as_model_errors, quiet
 from valley_cli.engine.shards import TIMEOUT_S, Shard, fetch_all, look_up
 from valley_cli.engine.snapshot import COMMIT, Repo, reason, require_whole
@@ -24,7 +23,7 @@ from valley_cli.text import printable
 SMALL_FILES = ("*.json", "*.jinja", "merges.txt")  # vocab.json and tokenizer.json are *.json; never *.py, never *.bin
 
 
-def download(repo: Repo, on_stage: Callable[[Stage], None]) -> tuple[Path, str]:
+def download(repo: Repo, on_stage: OnStage) -> tuple[Path, str]:
     """Bring the repository's snapshot into the cache; resumes what an earlier run left."""
     on_stage(Stage("asking the hub"))
     with quiet(), as_model_errors(repo):

@@ -13,19 +13,16 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from valley_cli.engine.base import Stage
+from valley_cli.engine.base import OnStage, Stage, unheard
 from valley_cli.engine.download import download
 from valley_cli.engine.hub_errors import LIST_HINT, NotFoundError, UnreachableError, suggestion
 from valley_cli.engine.registry import ModelInfo, find
 from valley_cli.engine.snapshot import COMMIT, Repo, find_fault, require_whole
 from valley_cli.errors import ModelError, UsageError
 from valley_cli.text import printable
-
-OnStage = Callable[[Stage], None]
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -48,7 +45,7 @@ def resolve_checkpoint(
     *,
     revision: str | None = None,
     offline: bool = False,
-    on_stage: OnStage | None = None,
+    on_stage: OnStage = unheard,
     refresh: bool = False,
     cache_dir: Path | None = None,
     endpoint: str | None = None,
@@ -77,7 +74,7 @@ def resolve_checkpoint(
         raise UsageError(f"{printable(revision)!r} is not a revision", "give a branch, a tag or a commit")
     repos = _repos(model, info, revision, cache_dir, endpoint)
     name = info.name if info else model
-    folder, commit = _from_hub(name, repos, offline or _offline_by_environment(), refresh, on_stage or _ignore)
+    folder, commit = _from_hub(name, repos, offline or _offline_by_environment(), refresh, on_stage)
     return Checkpoint(folder, info, name, commit)
 
 

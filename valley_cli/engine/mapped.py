@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import Stage
+from valley_cli.engine.base import OnStage, Stage, unheard
 from valley_cli.engine.tensorfiles import TensorInfo
 
 DTYPES = {
@@ -53,7 +53,7 @@ class MappedTensors:
         self,
         tensors: Mapping[str, TensorInfo],
         names: Sequence[str],
-        on_stage: Callable[[Stage], None] | None = None,
+        on_stage: OnStage = unheard,
     ) -> None:
         self._on_stage = on_stage
         self._files: dict[Path, mmap.mmap] = {}
@@ -117,8 +117,7 @@ class MappedTensors:
 
     def _advance(self, n_bytes: int) -> None:
         self._done += n_bytes
-        if self._on_stage:
-            self._on_stage(Stage("loading weights", self._done, self._total, "bytes"))
+        self._on_stage(Stage("loading weights", self._done, self._total, "bytes"))
 
 
 def _map(file: Path) -> mmap.mmap:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from valley_cli.engine import geometry
-from valley_cli.engine.base import MediaLimits, Message, PictureCost, Request, Stage
+from valley_cli.engine.base import MediaLimits, Message, PictureCost, Request
 from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.preprocess import (
     GITHUB_MAX_IMAGES,
@@ -63,12 +63,11 @@ class Preparer:
         files: CheckpointFiles,
         info: ModelInfo | None,
         limits: MediaLimits,
-        on_stage: Callable[[Stage], None] | None = None,
         media_cache_bytes: int = 0,
     ) -> None:
         self.files = files
         self.info = info
-        self._media = MediaReader(limits, on_stage, MediaCache(media_cache_bytes))
+        self._media = MediaReader(limits, MediaCache(media_cache_bytes))
 
     def prepare(
         self, layout: Layout, effort: Effort | None = None, begin: Callable[[], object] = lambda: None

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from PIL.Image import Image
 
-from valley_cli.engine.base import Media, MediaLimits, Request, Stage
+from valley_cli.engine.base import Media, MediaLimits, OnStage, Request, Stage, unheard
 from valley_cli.engine.preprocess import Picture, PreprocessOptions, picture_key, plan_picture, preprocess
 from valley_cli.engine.probe import usable_cores
 from valley_cli.errors import SourceError
@@ -22,6 +22,14 @@ from valley_cli.media.image import image_size, open_image
 from valley_cli.media.video import Clip, Frame, Plan, chosen_pictures, open_clip_file
 
 T = TypeVar("T")
+_POLL_S = 0.05  # how soon a request that is given up stops waiting for its turn
+
+
+class GivenUpError(SourceError):
+    """Nobody wants the media any more: the request was cancelled, or its time is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the request's media", "were not wanted any more")
 
 
 @dataclass(frozen=True)
@@ -47,34 +55,42 @@ class Decoded:
 
 @dataclass
 class Effort:
-    """What reading one request's media has taken, in seconds, and when to give it up."""
+    """What reading one request's media has taken, in seconds; when to give it up, and who hears of it."""
 
     give_up: Callable[[], bool] = never
+    on_stage: OnStage = unheard
     fetch_s: float = 0.0
     decode_s: float = 0.0
+
+    def tell(self, name: str, done: int, total: int, unit: str) -> None:
+        """Show a stage to whoever watches."""
+        self.on_stage(Stage(name, done, total, unit))
+
+    def check(self) -> None:
+        """Raises GivenUpError once it is to be given up."""
+        if self.give_up():
+            raise GivenUpError
 
 
 class MediaReader:
     """Holds what requests share; safe to use from several threads."""
 
-    def __init__(self, limits: MediaLimits, on_stage: Callable[[Stage], None] | None, cache: MediaCache) -> None:
-        self._limits, self._on_stage, self._cache = limits, on_stage, cache
+    def __init__(self, limits: MediaLimits, cache: MediaCache) -> None:
+        self._limits, self._cache = limits, cache
         self._decoders = threading.Semaphore(usable_cores())
-
-    def tell(self, name: str, done: int, total: int, unit: str) -> None:
-        """Show a stage to whoever watches."""
-        if self._on_stage:
-            self._on_stage(Stage(name, done, total, unit))
 
     @contextmanager
     def decoding(self, effort: Effort) -> Iterator[None]:
-        """A turn at decoding."""
-        with self._decoders:
-            begun = time.perf_counter()
-            try:
-                yield
-            finally:
-                effort.decode_s += time.perf_counter() - begun
+        """A turn at decoding. Raises GivenUpError where nobody wants it any more."""
+        while not self._decoders.acquire(timeout=_POLL_S):
+            effort.check()
+        begun = time.perf_counter()
+        try:
+            effort.check()
+            yield
+        finally:
+            self._decoders.release()
+            effort.decode_s += time.perf_counter() - begun
 
     def read(self, media: Media, effort: Effort) -> bytes:
         """The bytes of a source. Raises SourceError."""
@@ -133,7 +149,7 @@ class MediaReader:
         def decode() -> Decoded:
             clip = opened()
             with self.decoding(effort):
-                return Decoded(clip.frames(partial(self.tell, "reading frames", unit="frames")), clip.notes)
+                return Decoded(clip.frames(partial(effort.tell, "reading frames", unit="frames")), clip.notes)
 
         return self._of_clip("frames", key, decode, Decoded.n_bytes, effort)
 
@@ -171,7 +187,7 @@ class Reading:
         for handle in media:
             if most is not None and len(found) >= most:
                 break
-            self._reader.tell("reading pictures", self._opened, self._total, "pictures")
+            self._effort.tell("reading pictures", self._opened, self._total, "pictures")
             self._opened += 1
             found += self._expand(handle)
         return found[:most]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import Sampling, Stage
+from valley_cli.engine.base import OnStage, Sampling, unheard
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.mapped import MappedTensors
@@ -52,9 +52,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_runner(
-    files: CheckpointFiles, device_name: str, dtype_name: str, on_stage: Callable[[Stage], None] | None = None
-) -> Runner:
+def load_runner(files: CheckpointFiles, device_name: str, dtype_name: str, on_stage: OnStage = unheard) -> Runner:
     """The runner of a checkpoint, for the calling thread, which then has its device and number of threads.
 
     Raises DeviceError if there is no such device or the weights do not fit it.
@@ -91,7 +89,7 @@ def compute_alone() -> None:
 
 
 class Runner:
-    """Holds weights and cache. Every method runs without gradients. ``on_stage`` is told of long steps.
+    """Holds weights and cache. Every method runs without gradients.
 
     ``record_after``: how often a kind of step is taken before it is recorded (see ``graphs``); None: RECORD_AFTER on
     CUDA, and never on a CPU.
@@ -107,7 +105,6 @@ class Runner:
         """``model`` gives its decoder away. ``mapped``: where its tensors come from, if not all are in memory yet."""
         self.model = model
         self.device = device
-        self.on_stage: Callable[[Stage], None] = lambda stage: None
         self.record_after = RECORD_AFTER if record_after is None and device.type == "cuda" else record_after
         self.cache = KVCache(model.config.text, device, model.dtype, token_major=self.record_after is not None)
         self._graphs: DecodeGraphs | None = None
@@ -130,7 +127,12 @@ class Runner:
 
     @torch.inference_mode()
     def merge(
-        self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0, said: Sequence[int] = ()
+        self,
+        input_ids: Sequence[int],
+        pictures: Sequence[Picture],
+        skip: int = 0,
+        said: Sequence[int] = (),
+        on_stage: OnStage = unheard,
     ) -> PromptRows:
         """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows.
 
@@ -139,7 +141,7 @@ class Runner:
         """
         seen, rest = [*input_ids, *said][:skip].count(IMAGE_ID), [*input_ids, *said][skip:]
         used = pictures[seen : seen + rest.count(IMAGE_ID)]
-        merged = self.model.embed(rest, self.towers.rows(used, self.on_stage), IMAGE_ID)
+        merged = self.model.embed(rest, self.towers.rows(used, on_stage), IMAGE_ID)
         end, limit = len(merged) - len(said), self.model.config.tokenizer_model_max_length
         return merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:]))
 
@@ -175,7 +177,6 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, segment: Segment, merged: PromptRows, start: int = 0) -> Tensor:
         """Read ``merged`` [T, C] into ``segment`` behind the ``start`` tokens it holds. -> logits [vocabulary]"""
-        self.on_stage(Stage("reading the prompt"))
         self._changed(segment)
         positions = torch.arange(start, start + len(merged), device=self.device)[None]
         hidden = self.decoder.hidden(merged[None], positions, self.cache.prefill(segment, start))

@@ -41,8 +41,7 @@ class Sequence:
     ``units`` are the prompt as the cache knows it, empty for prompts whose rows may not be reused. The first
     ``reused_units``, ``reused_tokens`` rows, were found in ``segment`` or are to be copied from ``source``.
 
-    The worker thread writes ``events``; the thread that called ``generate`` reads them. ``cancelled`` goes the
-    other way.
+    The worker thread writes ``events``; whoever iterates over the answer reads them. ``cancelled`` goes the other way.
     """
 
     payload: Prepared | None
@@ -116,7 +115,7 @@ class Sequence:
         self.events.put(reason)
 
     def fail(self, error: BaseException) -> None:
-        """End with ``error``, which ``generate`` raises in its caller's thread."""
+        """End with ``error``, which the answer raises in its caller's thread."""
         self._let_go()
         self.events.put(error)
 

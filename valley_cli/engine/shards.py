@@ -9,12 +9,11 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from valley_cli.engine.base import Stage
+from valley_cli.engine.base import OnStage, Stage
 from valley_cli.engine.hub_errors import UnreachableError
 from valley_cli.engine.snapshot import Repo
 from valley_cli.errors import ModelError
@@ -63,7 +62,7 @@ def look_up(repo: Repo, commit: str, name: str) -> Shard:
     return Shard(name, url, found.etag, found.size, repo.storage / "blobs" / found.etag, lock)
 
 
-def fetch_all(shards: list[Shard], on_stage: Callable[[Stage], None]) -> None:
+def fetch_all(shards: list[Shard], on_stage: OnStage) -> None:
     """Fetch the shards on a few threads and report from this one; Ctrl-C leaves the threads to end by themselves."""
     todo: queue.SimpleQueue[Shard] = queue.SimpleQueue()
     for shard in shards:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import Stage
+from valley_cli.engine.base import OnStage, Stage
 from valley_cli.engine.models.valley import Valley
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Towers:
         self._kept.clear()
 
     @torch.inference_mode()
-    def rows(self, pictures: Sequence[Picture], on_stage: Callable[[Stage], None]) -> list[Tensor]:
+    def rows(self, pictures: Sequence[Picture], on_stage: OnStage) -> list[Tensor]:
         """What the decoder reads of each picture, [tokens, C]: the SigLIP rows, then the Qwen2-VL rows."""
         missing = {picture.key: picture for picture in pictures if picture.key not in self._kept}
         found = {picture.key: self._kept.pop(picture.key) for picture in pictures if picture.key in self._kept}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
-from valley_cli.engine.base import Stage
+from valley_cli.engine.base import OnStage, unheard
 from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.config import is_unused
 from valley_cli.engine.models.valley import Valley
@@ -36,7 +35,7 @@ def load_model(
     files: CheckpointFiles,
     device: torch.device,
     dtype: torch.dtype,
-    on_stage: Callable[[Stage], None] | None = None,
+    on_stage: OnStage = unheard,
 ) -> Valley:
     """The model with its tensors on ``device`` in ``dtype``, ready for inference. Raises as ``map_model`` does."""
     model, mapped = map_model(files, device, dtype, on_stage, late=())
@@ -48,7 +47,7 @@ def map_model(
     files: CheckpointFiles,
     device: torch.device,
     dtype: torch.dtype,
-    on_stage: Callable[[Stage], None] | None = None,
+    on_stage: OnStage = unheard,
     late: tuple[str, ...] = ("model.layers.", "lm_head."),
 ) -> tuple[Valley, MappedTensors]:
     """The model before all of it is read: on a CPU, what is used as the files have it, and what begins with ``late``,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from valley_cli.engine.base import FinishReason
+from valley_cli.engine.base import FinishReason, OnStage, Stage
 from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
 from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.scheduler import Scheduler, Step
@@ -37,7 +37,7 @@ class _Stop:
 class Worker:
     """Starts loading at once, so that the caller can read pictures meanwhile."""
 
-    def __init__(self, load: Callable[[], Runner]) -> None:
+    def __init__(self, load: Callable[[OnStage], Runner]) -> None:
         self.load_s = 0.0
         self.memory_bytes = 0
         self._load = load
@@ -47,6 +47,8 @@ class Worker:
         self._closed = False
         self._failure: BaseException | None = None  # what ended the thread
         self._unanswered: set[Sequence] = set()
+        self._listeners: list[OnStage] = []
+        self._loading: Stage | None = Stage("loading the model")  # None: it is loaded
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="valley-engine", daemon=True)
         self._thread.start()
@@ -62,7 +64,23 @@ class Worker:
                 sequence.fail(again(self._failure))
                 return
             self._unanswered.add(sequence)
+            if self._loading:
+                sequence.events.put(self._loading)
             self._inbox.put(sequence)
+
+    def listen(self, on_stage: OnStage) -> None:
+        """``on_stage`` hears of the stages of loading, on the worker's thread."""
+        with self._lock:
+            self._listeners.append(on_stage)
+
+    def _tell(self, stage: Stage) -> None:
+        """A stage of loading, which everybody waits for."""
+        with self._lock:
+            self._loading, listeners = stage, [*self._listeners]
+            for sequence in self._unanswered:
+                sequence.events.put(stage)
+        for listener in listeners:
+            listener(stage)
 
     def close(self) -> None:
         """End the thread; sequences still there finish as ``cancelled``."""
@@ -80,7 +98,9 @@ class Worker:
 
     def _serve(self) -> None:
         start = time.perf_counter()
-        budget = Budget(self._load(), self._scheduler)
+        budget = Budget(self._load(self._tell), self._scheduler)
+        with self._lock:
+            self._loading, self._listeners = None, []
         self._loaded_at = time.perf_counter()
         self.load_s = self._loaded_at - start
         while self._take_new(budget):
@@ -131,6 +151,8 @@ class Worker:
             item = self._inbox.get()
             if isinstance(item, _Stop):
                 return False
+            if self._scheduler.waiting or self._scheduler.seated:
+                item.events.put(Stage("waiting"))
             self._scheduler.add(item)
             if refusal := budget.refusal(item):
                 self._fail(item, refusal)
@@ -139,6 +161,7 @@ class Worker:
     def _prefill(self, runner: Runner, sequence: Sequence) -> None:
         """One piece of the prompt."""
         assert sequence.segment is not None
+        sequence.events.put(Stage("reading the prompt"))
         unread = self._begin(runner, sequence, sequence.segment) if sequence.unread is None else sequence.unread
         piece = unread[: PIECE_TOKENS[runner.device.type]]
         logits = runner.prefill(sequence.segment, piece, sequence.length)
@@ -161,7 +184,11 @@ class Worker:
         sequence.source, prepared = None, sequence.payload
         start = time.perf_counter()
         sequence.unread = unread = runner.merge(
-            prepared.layout.prompt.input_ids, prepared.pictures, sequence.reused_units, sequence.new_ids
+            prepared.layout.prompt.input_ids,
+            prepared.pictures,
+            sequence.reused_units,
+            sequence.new_ids,
+            sequence.events.put,
         )
         sequence.encode_s += time.perf_counter() - start
         return unread
