@@ -19,6 +19,9 @@ from valley_cli.engine import open_engine, probe
 from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.local import AUTO_CUDA, AUTO_OTHER, LocalEngine, choose_model
+from valley_cli.engine.runner import load_runner
+from valley_cli.engine.space import Segment
+from valley_cli.engine.unread import Piece, Unread
 from valley_cli.errors import ModelError, PromptError, SourceError, UsageError, ValleyError
 
 SMALL = Media("m0", path=str(IMAGES / "m0_64x64.png"))
@@ -358,3 +361,24 @@ def test_a_container_s_processors_are_those_that_count() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert probe.usable_cores() == len(before)
+
+
+def test_prompts_read_together_have_the_logits_of_each_alone() -> None:
+    """Of different lengths, some from the start and one behind what is there."""
+    files = read_checkpoint(VALLEY25)
+    runner = load_runner(files, "cpu", "float32")
+    prompts = [[*range(5, 5 + length)] for length in (40, 3, 17)]
+    runner.resize(256)
+    segments = [Segment(64 * number, 64) for number in range(3)]
+    alone = []
+    for prompt, segment in zip(prompts, segments, strict=True):
+        runner.open(segment)
+        alone.append(runner.prefill(segment, runner.merge(prompt, ())))
+    for segment in segments:
+        runner.open(segment)
+    rows = runner.merge_all([Unread(prompt, ()) for prompt in prompts])
+    runner.prefill(segments[0], rows[0][:11])
+    starts = (11, 0, 0)
+    pieces = [Piece(s, r[start:], start) for s, r, start in zip(segments, rows, starts, strict=True)]
+    together = runner.prefill_pieces(pieces)
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)

@@ -27,6 +27,7 @@ from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.prepare import Preparer
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Move, Segment
+from valley_cli.engine.unread import Piece
 from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import MAX_RUNNING, Worker
 from valley_cli.errors import RoomError, SourceError
@@ -68,9 +69,9 @@ class TightRunner(Runner):
             raise
         super().resize(tokens, moves)
 
-    def prefill(self, segment: Segment, merged: torch.Tensor, start: int = 0) -> torch.Tensor:
+    def prefill_pieces(self, pieces: Sequence[Piece]) -> torch.Tensor:
         self.take(self.cache.tokens + STEP_TOKENS)
-        return super().prefill(segment, merged, start)
+        return super().prefill_pieces(pieces)
 
     def decode(self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> torch.Tensor:
         self.take(self.cache.tokens + STEP_TOKENS * len(segments))
@@ -253,9 +254,9 @@ open("large.jpg", "wb").write(file.getvalue())
 engine = open_engine(EngineOptions(model=sys.argv[1], device="cpu"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 request = Request((Message("user", "What?", (Media("large.jpg", path="large.jpg"),) * 200),))
-assert price(engine, request).max_new_tokens < 1
+assert engine.price(request).max_new_tokens < 1
 try:
-    next(generate(engine, request))
+    list(engine.submit(request))
 except PromptError as error:
     assert "context holds" in str(error)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000, "torch" in sys.modules)

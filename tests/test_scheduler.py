@@ -27,9 +27,9 @@ def make(tokens: int = 4096, max_running: int = 4, kept: int = 16) -> Scheduler:
 def begin(scheduler: Scheduler, found: Sequence) -> Sequence:
     """Let ``found`` come and be read."""
     scheduler.add(found)
-    while (step := scheduler.next_step()).prefill is None:
+    while (step := scheduler.next_step()).prefill == ():
         assert step.decode, "nobody runs and nobody is read"
-    assert step.prefill is found
+    assert step.prefill == (found,)
     read(scheduler, found)
     return found
 
@@ -103,11 +103,9 @@ def test_all_room_is_free_again_after_all_have_gone() -> None:
     sequences = [sequence(n) for n in range(5)]
     for waiting in sequences:
         scheduler.add(waiting)
-    for expected in sequences[:3]:
-        while (step := scheduler.next_step()).prefill is None:
-            pass
-        assert step.prefill is expected
-        read(scheduler, expected)
+    assert scheduler.next_step().prefill == tuple(sequences[:3])  # short ones are read together
+    for found in sequences[:3]:
+        read(scheduler, found)
     assert scheduler.next_step().decode == tuple(sequences[:3])
     for gone in sequences:
         scheduler.release(gone)
@@ -125,7 +123,7 @@ def test_a_long_prompt_is_read_in_turn_with_the_answers() -> None:
     scheduler.add(reading)
     steps = [scheduler.next_step() for _ in range(6)]
     assert [step.decode for step in steps[::2]] == [(answering,)] * 3
-    assert [step.prefill for step in steps[1::2]] == [reading] * 3
+    assert [step.prefill for step in steps[1::2]] == [(reading,)] * 3
     scheduler.has_read(reading)
     assert scheduler.next_step().decode == (answering, reading)
 
@@ -161,7 +159,7 @@ def test_the_first_in_the_queue_waits_for_room_and_nobody_overtakes_it() -> None
     scheduler.add(short)
     assert [scheduler.next_step().decode for _ in range(3)] == [(first,)] * 3
     scheduler.release(first)
-    assert scheduler.next_step().prefill is long
+    assert scheduler.next_step().prefill == (long,)
     read(scheduler, long)
     scheduler.next_step()
     assert scheduler.next_step().decode == (long,)
@@ -196,7 +194,7 @@ def test_what_is_kept_gives_way_where_it_and_the_holes_beside_it_are_room_togeth
     assert scheduler.space.largest() < 490 <= scheduler.space.largest(scheduler.held) == 512
     step = scheduler.next_step()
     assert step.prefill
-    assert step.prefill.segment == Segment(0, 512)
+    assert step.prefill[0].segment == Segment(0, 512)
 
 
 def test_a_question_beside_one_that_runs_starts_from_a_copy_of_what_both_begin_with() -> None:

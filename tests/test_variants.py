@@ -177,6 +177,7 @@ class BreakingRunner:
     """Loads, then fails in the way it is told to: what the worker does with a runner that breaks."""
 
     memory_bytes = 0
+    device = torch.device("cpu")
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -189,7 +190,7 @@ class BreakingRunner:
 
     open = resize
 
-    def merge(self, *args: object) -> None:
+    def merge_all(self, *args: object) -> None:
         raise self.error
 
 

@@ -27,6 +27,7 @@ from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.models.valley import Valley
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Segment
+from valley_cli.engine.unread import Piece
 from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import PIECE_TOKENS, Worker
 from valley_cli.errors import DeviceError, EngineError, SourceError, TimedOutError, ValleyError, WeightsError
@@ -72,12 +73,12 @@ class Counting(Runner):
         self.pieces: list[int] = []
         self.at_gate, self.gate = threading.Event(), threading.Event()
 
-    def prefill(self, segment: Segment, merged: torch.Tensor, start: int = 0) -> torch.Tensor:
-        self.pieces.append(len(merged))
+    def prefill_pieces(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        self.pieces += [len(piece.rows) for piece in pieces]
         if len(self.pieces) == 2:
             self.at_gate.set()
             assert self.gate.wait(LIMIT_S)
-        return super().prefill(segment, merged, start)
+        return super().prefill_pieces(pieces)
 
 
 def engine_with(runner: Runner) -> LocalEngine:

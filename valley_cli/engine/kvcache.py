@@ -178,6 +178,21 @@ class KVCache:
 
         return attend
 
+    def prefill_pieces(self, places: Sequence[tuple[Segment, int]], lengths: Sequence[int]) -> Attend:
+        """Attention for one row in which pieces of several prompts follow each other, ``lengths`` tokens each: piece i
+        goes into its segment behind the tokens already there."""
+        attends = [self.prefill(segment, start) for segment, start in places]
+        if len(attends) == 1:
+            return attends[0]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            parts = [x.split([*lengths], dim=2) for x in (q, k, v)]  # [1, heads, T of a piece, D] each
+            return torch.cat(
+                [one(layer, *part) for one, part in zip(attends, zip(*parts, strict=True), strict=True)], 2
+            )
+
+        return attend
+
     def decode(self, segments: Sequence[Segment], lengths: Sequence[int]) -> Attend:
         """Attention for one new token a row: row i is in ``segments[i]`` behind ``lengths[i]`` tokens."""
         if len(segments) == 1:

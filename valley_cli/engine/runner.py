@@ -21,6 +21,7 @@ from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
 from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.towers import Towers
+from valley_cli.engine.unread import Piece, PromptRows, Unread
 from valley_cli.engine.weights import choose_dtype, map_model
 from valley_cli.errors import DeviceError
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 SMALL_PARAMETERS = 50_000_000
 FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the memory beside the weights, for the cache; the rest is for activations
 ROW_TOKENS = 8192  # no more memory than so many for every row: a large picture, what is said about it, a long answer
-
-PromptRows = Tensor  # what the decoder reads of a prompt, [T, C], and any piece of it
 
 
 def choose_device(name: str) -> torch.device:
@@ -125,25 +124,25 @@ class Runner:
             return torch.cuda.max_memory_allocated(self.device)
         return self._weight_bytes + self.towers.n_bytes + self.cache.n_bytes
 
-    @torch.inference_mode()
     def merge(
-        self,
-        input_ids: Sequence[int],
-        pictures: Sequence[Picture],
-        skip: int = 0,
-        said: Sequence[int] = (),
-        on_stage: OnStage = unheard,
+        self, input_ids: Sequence[int], pictures: Sequence[Picture], skip: int = 0, said: Sequence[int] = ()
     ) -> PromptRows:
-        """The sequence the decoder reads, [T, C]: per placeholder the SigLIP rows, then the Qwen2-VL rows.
+        """``merge_all`` of one prompt."""
+        return self.merge_all([Unread(input_ids, pictures, skip, said)])[0]
 
-        ``said``: the answer so far, read anew. ``skip``: leave out what the first so many ids of prompt and answer,
-        whole pictures among them, stand for.
-        """
-        seen, rest = [*input_ids, *said][:skip].count(IMAGE_ID), [*input_ids, *said][skip:]
-        used = pictures[seen : seen + rest.count(IMAGE_ID)]
-        merged = self.model.embed(rest, self.towers.rows(used, on_stage), IMAGE_ID)
-        end, limit = len(merged) - len(said), self.model.config.tokenizer_model_max_length
-        return merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:]))
+    @torch.inference_mode()
+    def merge_all(self, prompts: Sequence[Unread], on_stage: OnStage = unheard) -> list[PromptRows]:
+        """What the decoder reads of each prompt, [T, C]: text, and in a placeholder's stead the SigLIP rows, then the
+        Qwen2-VL rows. The pictures of all prompts share the towers' passes."""
+        needed = [prompt.needed for prompt in prompts]
+        rows = self.towers.rows([picture for pictures in needed for picture in pictures], on_stage)
+        found = []
+        for prompt, pictures in zip(prompts, needed, strict=True):
+            mine, rows = rows[: len(pictures)], rows[len(pictures) :]
+            merged = self.model.embed(prompt.ids, mine, IMAGE_ID)
+            end, limit = len(merged) - len(prompt.said), self.model.config.tokenizer_model_max_length
+            found.append(merged if limit is None or end <= limit else torch.cat((merged[:limit], merged[end:])))
+        return found
 
     def cache_tokens(self, rows: int) -> int:
         """Tokens that the cache may hold for ``rows`` sequences: of the memory that is free now or its own, a share."""
@@ -174,13 +173,23 @@ class Runner:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def prefill(self, segment: Segment, rows: PromptRows, start: int = 0) -> Tensor:
+        """``prefill_pieces`` of one piece. -> logits [vocabulary]"""
+        return self.prefill_pieces([Piece(segment, rows, start)])[0]
+
     @torch.inference_mode()
-    def prefill(self, segment: Segment, merged: PromptRows, start: int = 0) -> Tensor:
-        """Read ``merged`` [T, C] into ``segment`` behind the ``start`` tokens it holds. -> logits [vocabulary]"""
-        self._changed(segment)
-        positions = torch.arange(start, start + len(merged), device=self.device)[None]
-        hidden = self.decoder.hidden(merged[None], positions, self.cache.prefill(segment, start))
-        return self.decoder.logits(hidden[:, -1])[0]
+    def prefill_pieces(self, pieces: Sequence[Piece]) -> Tensor:
+        """Read a piece of each of several prompts, in one pass whatever their lengths. -> logits [n, vocabulary] behind
+        the last row of each."""
+        for piece in pieces:
+            self._changed(piece.segment)
+        lengths = [len(piece.rows) for piece in pieces]
+        places = [torch.arange(p.start, p.start + n, device=self.device) for p, n in zip(pieces, lengths, strict=True)]
+        rows, positions = torch.cat([piece.rows for piece in pieces]), torch.cat(places)  # [sum T, C], [sum T]
+        attend = self.cache.prefill_pieces([(piece.segment, piece.start) for piece in pieces], lengths)
+        hidden = self.decoder.hidden(rows[None], positions[None], attend)[0]
+        last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
+        return self.decoder.logits(hidden[last])
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> Tensor:

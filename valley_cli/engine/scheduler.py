@@ -11,14 +11,18 @@ from valley_cli.engine.space import Move, Segment, Space, packed
 
 KEPT = 16  # segments that outlive their request, where there is room
 WORTH_COPYING = 16  # tokens
+PIECE_TOKENS = 512
 RECOVERY_STEPS = 64  # of all answers without a failure, until one more may run
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the runner does next: read a piece of one prompt, or give every running answer one more token."""
+    """What the runner does next: read prompts, or give every running answer one more token.
 
-    prefill: Sequence | None = None
+    Of the first prompt to be read a piece, as long as it may be; of the others all that is left.
+    """
+
+    prefill: tuple[Sequence, ...] = ()
     decode: tuple[Sequence, ...] = ()
 
 
@@ -26,19 +30,20 @@ class Scheduler:
     """First come, first served: the first in the queue waits until there is room for all it may need, and nobody
     overtakes it; so nobody who began is put back for want of room, and nobody waits for ever.
 
-    One prompt is read at a time, piece by piece in turn with the answers under way. A segment outlives its request:
-    up to ``kept`` go on holding what they held until their room is needed, the longest unused going first. A request
-    continues from whatever it begins with that is held, or that a running one has read (the second turn of a chat,
-    another question about the same picture).
+    Prompts are read in turn with the answers under way: a long one piece by piece, short ones several at a time, at
+    most ``piece_tokens`` together. A segment outlives its request: up to ``kept`` go on holding what they held until
+    their room is needed, the longest unused going first. A request continues from whatever it begins with that is
+    held, or that a running one has read (the second turn of a chat, another question about the same picture).
     """
 
     def __init__(self, space: Space, max_running: int, kept: int = KEPT) -> None:
         self.space = space
         self.max_running = self.allowed = max_running
         self.kept = kept
+        self.piece_tokens = PIECE_TOKENS
         self.recovery_steps = RECOVERY_STEPS
         self.waiting: deque[Sequence] = deque()
-        self.reading: Sequence | None = None
+        self.reading: list[Sequence] = []  # whose prompts are being read; after a step at most one
         self.running: list[Sequence] = []  # those that answer
         self.held: dict[Segment, tuple[Unit, ...]] = {}  # the longest unused first
         self._answers_turn = False
@@ -57,23 +62,43 @@ class Scheduler:
     @property
     def seated(self) -> list[Sequence]:
         """All with a segment, by arrival."""
-        return sorted([*self.running, *([self.reading] if self.reading else [])], key=lambda s: s.number)
+        return sorted([*self.running, *self.reading], key=lambda s: s.number)
 
     def next_step(self) -> Step:
         """The step to take. Neither: the first in the queue needs more room than there is."""
-        if not (self.running and self._answers_turn):
-            may_begin = self.reading is None and self.waiting and len(self.running) < self.allowed
-            if may_begin and self._seat(self.waiting[0]):
-                self.reading = self.waiting.popleft()
-            if self.reading:
-                self._answers_turn = True
-                return Step(prefill=self.reading)
+        if not (self.running and self._answers_turn) and (prompts := self._next_prompts()):
+            self._answers_turn = True
+            return Step(prefill=prompts)
         self._answers_turn = False
         return Step(decode=tuple(self.running))
 
+    def _next_prompts(self) -> tuple[Sequence, ...]:
+        """The prompts that are read in one step, with a segment each."""
+        left = self.piece_tokens - sum(sequence.unread_tokens for sequence in self.reading)
+        while self.waiting and len(self.seated) < self.allowed and self._joins(self.waiting[0], left):
+            if not self._seat(self.waiting[0]):
+                break
+            sequence = self.waiting.popleft()
+            self.reading.append(sequence)
+            left -= sequence.unread_tokens
+        return tuple(self.reading)
+
+    def _joins(self, sequence: Sequence, left: int) -> bool:
+        """Whether ``sequence`` is read in the same step as those that are: if it fits wholly into ``left`` tokens, and
+        would not find most of its prompt in the cache once they are read."""
+        if not self.reading:
+            return True
+        _, n_units = self._best_source(sequence)
+        wanted = sequence.all_units
+        known = count_tokens(wanted[:n_units])
+        unread = sequence.prompt_tokens + len(sequence.new_ids) - known
+        soon = max(count_tokens(wanted[: shared_units(other.all_units, wanted)]) for other in self.reading)
+        alone = sequence.reads_alone or any(other.reads_alone for other in self.reading)
+        return not alone and unread <= left and 2 * (soon - known) < unread
+
     def has_read(self, sequence: Sequence) -> None:
         """The whole prompt is in the cache: from now on ``sequence`` answers."""
-        self.reading = None
+        self.reading.remove(sequence)
         self.running.append(sequence)
         self.running.sort(key=lambda s: s.segment or Segment(0, 0))
 
@@ -123,8 +148,8 @@ class Scheduler:
         """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its segment holds."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        if sequence is self.reading:
-            self.reading = None
+        if sequence in self.reading:
+            self.reading.remove(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
         if sequence.segment is not None:
@@ -190,7 +215,7 @@ class Scheduler:
 
     def everyone(self) -> list[Sequence]:
         """All sequences, whatever they are doing."""
-        return [*self.waiting, *([self.reading] if self.reading else []), *self.running]
+        return [*self.waiting, *self.reading, *self.running]
 
 
 def shared_units(held: Row[Unit], wanted: Row[Unit]) -> int:

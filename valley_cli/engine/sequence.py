@@ -14,8 +14,8 @@ from valley_cli.engine.space import Segment
 
 if TYPE_CHECKING:
     from valley_cli.engine.prepare import Prepared
-    from valley_cli.engine.runner import PromptRows
     from valley_cli.engine.sampler import Chooser
+    from valley_cli.engine.unread import PromptRows
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Sequence:
     segment: Segment | None = None
     length: int = 0
     number: int = 0  # by arrival
+    reads_alone: bool = False  # something went wrong when its prompt was read together with others
     ran_alone: bool = False  # what it failed at alone it will fail at again
     new_ids: list[int] = field(default_factory=list)
     events: queue.SimpleQueue[Event | BaseException | FinishReason] = field(default_factory=queue.SimpleQueue)
@@ -75,6 +76,11 @@ class Sequence:
     def room(self) -> int:
         """Rows it needs in all."""
         return self.prompt_tokens + self.max_new_tokens
+
+    @property
+    def unread_tokens(self) -> int:
+        """Rows of prompt and answer that are to be read before the next token."""
+        return self.prompt_tokens + len(self.new_ids) - self.length
 
     @property
     def all_units(self) -> tuple[Unit, ...]:

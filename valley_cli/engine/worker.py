@@ -15,12 +15,13 @@ from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
 from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.scheduler import Scheduler, Step
 from valley_cli.engine.sequence import Sequence
-from valley_cli.engine.space import Segment, Space
+from valley_cli.engine.space import Space
+from valley_cli.engine.unread import Piece, Unread
 from valley_cli.errors import EngineError, RoomError, ValleyError
 from valley_cli.text import printable
 
 if TYPE_CHECKING:
-    from valley_cli.engine.runner import PromptRows, Runner
+    from valley_cli.engine.runner import Runner
     from valley_cli.engine.sampler import Chooser
 
 MAX_RUNNING = 64
@@ -101,6 +102,7 @@ class Worker:
         budget = Budget(self._load(self._tell), self._scheduler)
         with self._lock:
             self._loading, self._listeners = None, []
+        self._scheduler.piece_tokens = PIECE_TOKENS[budget.runner.device.type]
         self._loaded_at = time.perf_counter()
         self.load_s = self._loaded_at - start
         while self._take_new(budget):
@@ -136,9 +138,16 @@ class Worker:
         if ran_out_of_memory(failure) and budget.relieve():
             for sequence in self._scheduler.everyone():
                 sequence.chooser = None  # nobody knows what it drew in the step that failed
-            return
-        for sequence in (step.prefill,) if step.prefill else step.decode or ((first,) if first else ()):
-            self._fail(sequence, failure)
+            for sequence in step.prefill:
+                if sequence.segment and sequence.unread is None:  # where it continues from may be gone
+                    self._scheduler.put_back(sequence)
+        elif len(step.prefill) > 1:  # one of them is at fault: each is tried alone
+            for sequence in sorted(step.prefill, key=lambda s: -s.number):
+                sequence.reads_alone = True
+                self._scheduler.put_back(sequence)
+        else:
+            for sequence in step.prefill or step.decode or ((first,) if first else ()):
+                self._fail(sequence, failure)
 
     def _fail(self, sequence: Sequence, error: BaseException) -> None:
         self._scheduler.release(sequence, intact=False)
@@ -158,40 +167,48 @@ class Worker:
                 self._fail(item, refusal)
         return True
 
-    def _prefill(self, runner: Runner, sequence: Sequence) -> None:
-        """One piece of the prompt."""
-        assert sequence.segment is not None
-        sequence.events.put(Stage("reading the prompt"))
-        unread = self._begin(runner, sequence, sequence.segment) if sequence.unread is None else sequence.unread
-        piece = unread[: PIECE_TOKENS[runner.device.type]]
-        logits = runner.prefill(sequence.segment, piece, sequence.length)
+    def _prefill(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
+        """Of each prompt what is left, of the first no more than a piece."""
+        self._begin(runner, [sequence for sequence in sequences if sequence.unread is None])
+        most = self._scheduler.piece_tokens
+        split = [(s, s.unread[:most], s.unread[most:]) for s in sequences if s.unread is not None]
+        logits = runner.prefill_pieces([Piece(s.segment, piece, s.length) for s, piece, _ in split if s.segment])
         self.memory_bytes = runner.memory_bytes
-        token = None
-        if len(piece) == len(unread):
-            (token,) = runner.choose(logits[None], [self._chooser(runner, sequence)])
-        sequence.length += len(piece)  # only now: memory may have run out, and then the piece is read again
-        sequence.unread = unread[len(piece) :] if token is None else None
-        if token is not None:
-            self._scheduler.has_read(sequence)
-            self._say(sequence, token)
+        whole = [number for number, (_, _, rest) in enumerate(split) if not len(rest)]
+        choosers = [self._chooser(runner, split[number][0]) for number in whole]
+        tokens = runner.choose(logits[whole], choosers) if whole else []
+        for sequence, piece, rest in split:  # only now: memory may have run out, and then the piece is read again
+            sequence.length += len(piece)
+            sequence.unread = rest if len(rest) else None
+        for number, token in zip(whole, tokens, strict=True):
+            self._scheduler.has_read(split[number][0])
+            self._say(split[number][0], token)
 
-    def _begin(self, runner: Runner, sequence: Sequence, segment: Segment) -> PromptRows:
-        """Find what of the prompt is known and encode the rest, which is returned; ``payload`` stays, in case it must
-        be read again."""
-        assert sequence.payload is not None
-        sequence.wait_s = sequence.wait_s or time.perf_counter() - max(sequence.arrived_at, self._loaded_at)
-        runner.open(segment, sequence.reused_tokens, sequence.source)
-        sequence.source, prepared = None, sequence.payload
+    def _begin(self, runner: Runner, sequences: list[Sequence]) -> None:
+        """Find what of the prompts is known and encode the rest; their ``payload`` stays, in case it must be read
+        again."""
+        if not sequences:
+            return
+        begun, prompts = time.perf_counter(), []
+        for sequence in sequences:
+            assert sequence.payload is not None
+            assert sequence.segment is not None
+            sequence.wait_s = sequence.wait_s or begun - max(sequence.arrived_at, self._loaded_at)
+            sequence.events.put(Stage("reading the prompt"))
+            runner.open(sequence.segment, sequence.reused_tokens, sequence.source)
+            sequence.source, prepared = None, sequence.payload
+            ids = prepared.layout.prompt.input_ids
+            prompts.append(Unread(ids, prepared.pictures, sequence.reused_units, sequence.new_ids))
+
+        def tell(stage: Stage) -> None:
+            for sequence in sequences:
+                sequence.events.put(stage)
+
         start = time.perf_counter()
-        sequence.unread = unread = runner.merge(
-            prepared.layout.prompt.input_ids,
-            prepared.pictures,
-            sequence.reused_units,
-            sequence.new_ids,
-            sequence.events.put,
-        )
-        sequence.encode_s += time.perf_counter() - start
-        return unread
+        for sequence, unread in zip(sequences, runner.merge_all(prompts, tell), strict=True):
+            sequence.unread = unread
+        for sequence in sequences:
+            sequence.encode_s += (time.perf_counter() - start) / len(sequences)
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
         segments = [s.segment for s in sequences if s.segment]
