@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.prefix import write_checkpoint
 from benchmarks.report import finish
+from valley_cli.api import Answer, Cost, Done, Engine, EngineOptions, Message, Request, Sampling
 from valley_cli.batch.filing import FileOutput
 from valley_cli.batch.index import Index
 from valley_cli.batch.lines import open_input
@@ -32,7 +33,6 @@ from valley_cli.batch.rows import RowReader
 from valley_cli.batch.run import Plan, Run
 from valley_cli.commands.batch import MEDIA_CACHE_BYTES
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Answer, Cost, Done, Engine, EngineOptions, Message, Request, Sampling
 from valley_cli.settings import load_settings
 
 SPEED_BAR, MEMORY_BAR = 2.5, 1.1

@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.report import ROOT, finish
+from valley_cli.api import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine.models.config import ProjectorConfig, SiglipConfig, TextConfig, ValleyConfig, VitConfig
 from valley_cli.engine.models.valley import Valley
 

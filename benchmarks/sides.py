@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import Sampling
+from valley_cli.api import Sampling
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Segment
 

@@ -30,7 +30,7 @@ build_app()
 from valley_cli.commands import describe
 mark("command")
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling
+from valley_cli.api import EngineOptions, Media, Message, Request, Sampling
 engine = open_engine(EngineOptions(model="valley-mini", device="cpu"))
 mark("engine and tokenizer")
 request = Request((Message("user", "Describe the given image."),), images=(Media("p", path=sys.argv[1]),))

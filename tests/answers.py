@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 
-from valley_cli.engine.base import Cost, Done, Engine, Event, Request, Stage, TextDelta, ThinkDelta
+from valley_cli.api import Cost, Done, Engine, Event, Request, Stage, TextDelta, ThinkDelta
 
 
 def generate(engine: Engine, request: Request) -> Generator[TextDelta | ThinkDelta | Done, None, None]:

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from valley_cli.engine.base import FrameSelection
+from valley_cli.api import FrameSelection
 from valley_cli.media.video_types import Complaints
 from valley_cli.media.video_worker import serve
 from valley_cli.text import SNIFF_BYTES, sniff

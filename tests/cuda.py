@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from tests.answers import generate
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt, tiny
-from valley_cli.engine.base import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage
+from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage
 from valley_cli.engine.graphs import Batch
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.config import TextConfig, VitConfig

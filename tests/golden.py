@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from tests.answers import generate
+from valley_cli.api import EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine import geometry
-from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer
 from valley_cli.engine.local import LocalEngine

@@ -6,13 +6,13 @@ import io
 from pathlib import Path
 
 from tests.conftest import ROOT
+from valley_cli.api import Engine, MediaLimits
 from valley_cli.chat.attach import Attacher
 from valley_cli.chat.lines import converse
 from valley_cli.chat.opening import Opening
 from valley_cli.chat.session import Session
 from valley_cli.chat.store import Autosave
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, MediaLimits
 from valley_cli.render import Renderer, StatusLine
 from valley_cli.settings import Settings, load_settings
 

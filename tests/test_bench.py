@@ -13,9 +13,9 @@ from PIL import Image
 from tests.answers import Told
 from tests.commands import inside
 from tests.conftest import VALLEY25
+from valley_cli.api import Cost, Done, Engine, EngineOptions, Event, MediaLimits, Request
 from valley_cli.commands.bench import PICTURE_WH, measure, noise
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Cost, Done, Engine, EngineOptions, Event, MediaLimits, Request
 from valley_cli.media.image import open_image
 from valley_cli.render import StatusLine
 

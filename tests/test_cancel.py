@@ -16,7 +16,7 @@ import torch
 from tests.answers import generate
 from tests.conftest import IMAGES, VALLEY25
 from tests.servers import Server, drip
-from valley_cli.engine.base import (
+from valley_cli.api import (
     Answer,
     Done,
     EngineOptions,

@@ -14,10 +14,7 @@ from tests.answers import Told, generate, price
 from tests.commands import inside
 from tests.servers import Server, send
 from tests.talk import MOVING, RING, SHAPES, STAR, Talk, reopen
-from valley_cli.chat.lines import read_messages
-from valley_cli.chat.room import check_room
-from valley_cli.engine import open_engine
-from valley_cli.engine.base import (
+from valley_cli.api import (
     About,
     Cost,
     Done,
@@ -32,6 +29,9 @@ from valley_cli.engine.base import (
     Usage,
     unheard,
 )
+from valley_cli.chat.lines import read_messages
+from valley_cli.chat.room import check_room
+from valley_cli.engine import open_engine
 from valley_cli.errors import DeviceError, ModelError
 from valley_cli.settings import load_settings
 

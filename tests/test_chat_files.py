@@ -15,11 +15,11 @@ import pytest
 from tests.commands import inside
 from tests.servers import Server, send
 from tests.talk import MOVING, RING, STAR, Talk
+from valley_cli.api import Engine, EngineOptions
 from valley_cli.chat.editor import open_history
 from valley_cli.chat.slash_files import clipboard_tool
 from valley_cli.chat.store import Autosave, last_saved, state_folder, write_json
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, EngineOptions
 from valley_cli.errors import ValleyError
 from valley_cli.messages import write_transcript
 

@@ -18,8 +18,8 @@ from tests.answers import Told
 from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, inside
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from tests.servers import Server, send
+from valley_cli.api import About, Cost, Event, OnStage, Request, TextDelta, ThinkDelta, unheard
 from valley_cli.commands.answering import show_answer
-from valley_cli.engine.base import About, Cost, Event, OnStage, Request, TextDelta, ThinkDelta, unheard
 from valley_cli.errors import DeviceError, TimedOutError, ValleyError
 from valley_cli.render import Renderer, Reply, StatusLine
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from valley_cli.engine.base import TextDelta, ThinkDelta
+from valley_cli.api import TextDelta, ThinkDelta
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 
 

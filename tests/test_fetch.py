@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from tests.servers import Handler, Route, Server, drip, endless, gzip_bomb, in_turn, redirect, send, short
-from valley_cli.engine.base import Media, MediaLimits
+from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.inputs import expand_sources
 from valley_cli.media.address import refusal

@@ -16,7 +16,7 @@ from tests.conftest import VALLEY25
 from tests.cuda import recorded_steps_in_any_order
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt
 from tests.test_decoder import TOLERANCE
-from valley_cli.engine.base import Done, EngineOptions, Message, Request, Sampling
+from valley_cli.api import Done, EngineOptions, Message, Request, Sampling
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.graphs import RECORD_AFTER, Batch
 from valley_cli.engine.local import LocalEngine

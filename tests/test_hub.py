@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.hub_server import HubServer
-from valley_cli.engine.base import Stage
+from valley_cli.api import Stage
 from valley_cli.engine.hub import Checkpoint, resolve_checkpoint
 from valley_cli.engine.snapshot import find_fault
 from valley_cli.errors import ModelError, UsageError

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from valley_cli.engine.base import MediaLimits
+from valley_cli.api import MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.media.image import image_size, open_image
 
@@ -179,7 +179,7 @@ def test_pillow_prints_no_warnings_on_stderr() -> None:
     code = """
 import io, sys
 from valley_cli.media.image import open_image
-from valley_cli.engine.base import MediaLimits
+from valley_cli.api import MediaLimits
 try:
     open_image(sys.stdin.buffer.read(), "a", MediaLimits())
 except Exception as error:

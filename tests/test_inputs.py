@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from valley_cli.engine.base import Media, MediaLimits
+from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.text import printable, printable_url, sniff

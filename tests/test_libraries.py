@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import write_clip
-from valley_cli.engine.base import Media, MediaLimits
+from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import LibraryError, SourceError
 from valley_cli.libraries import installed, misfit, required
 from valley_cli.media.image import open_image

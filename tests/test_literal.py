@@ -13,9 +13,9 @@ import pytest
 
 from tests.batches import PICTURE, batch, read_records, write_rows
 from tests.conftest import ROOT, VALLEY2, VALLEY25
+from valley_cli.api import EngineOptions, Media, Message, Request
 from valley_cli.batch.lines import Line
 from valley_cli.batch.rows import RowReader
-from valley_cli.engine.base import EngineOptions, Media, Message, Request
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.prepare import Preparer
 from valley_cli.engine.prompt import Prompt

@@ -16,8 +16,8 @@ from tests.answers import generate, price
 from tests.clips import write_clip
 from tests.conftest import IMAGES, VALLEY25
 from tests.servers import Server, drip, in_turn, send
+from valley_cli.api import Cost, Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling, Stage
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Cost, Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling, Stage
 from valley_cli.engine.local import LocalEngine, open_local
 from valley_cli.engine.reading import Effort
 from valley_cli.errors import PromptError, SourceError, TimedOutError

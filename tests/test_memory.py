@@ -21,7 +21,7 @@ import torch
 from tests.answers import generate
 from tests.commands import COLD_LIMIT_S, environment
 from tests.conftest import IMAGES, ROOT, VALLEY25
-from valley_cli.engine.base import Done, EngineOptions, Media, MediaLimits, Message, Request, Sampling, TextDelta
+from valley_cli.api import Done, EngineOptions, Media, MediaLimits, Message, Request, Sampling, TextDelta
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.prepare import Preparer
@@ -245,7 +245,7 @@ MANY_PICTURES = """
 import io, resource, sys
 from PIL import Image
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import EngineOptions, Media, Message, Request
+from valley_cli.api import EngineOptions, Media, Message, Request
 from valley_cli.errors import PromptError
 
 file = io.BytesIO()

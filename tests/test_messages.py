@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import IMAGES
-from valley_cli.engine.base import FrameSelection, Media, Message
+from valley_cli.api import FrameSelection, Media, Message
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.messages import (

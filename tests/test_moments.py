@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from valley_cli.engine.base import FrameSelection
+from valley_cli.api import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.moments import read_selection, read_time, split_options, write_selection
 

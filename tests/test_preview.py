@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.talk import SHAPES, STAR
+from valley_cli.api import Media, MediaLimits, Request
 from valley_cli.commands.answering import with_preview
-from valley_cli.engine.base import Media, MediaLimits, Request
 from valley_cli.media.preview import (
     Graphics,
     Screen,

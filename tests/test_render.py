@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.answers import Told
-from valley_cli.engine.base import (
+from valley_cli.api import (
     About,
     Done,
     Event,

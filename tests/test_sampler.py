@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import Sampling
+from valley_cli.api import Sampling
 from valley_cli.engine.sampler import NO_TOKEN, Chooser, choose, keep_top, make_chooser
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])

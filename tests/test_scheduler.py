@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
-from valley_cli.engine.base import Sampling
+from valley_cli.api import Sampling
 from valley_cli.engine.detokenize import Detokenizer
 from valley_cli.engine.scheduler import Scheduler, shared_units
 from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.engine.base import EngineOptions, Media, Message, Request, Stage
+from valley_cli.api import EngineOptions, Media, Message, Request, Stage
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.models.config import ProjectorConfig, SiglipConfig, VitConfig
 from valley_cli.engine.models.projector import MlpPixelShuffle, OvisConvAdapter

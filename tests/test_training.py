@@ -28,7 +28,7 @@ from training.rows import IGNORE, PICTURE, prompt_ids, turns_row
 from training.scenes import make_scene, with_a_pair
 from training.scores import interval
 from training.tokenizer import SYSTEM, Encoder
-from valley_cli.engine.base import Message
+from valley_cli.api import Message
 from valley_cli.engine.preprocess import plan_picture, preprocess
 from valley_cli.engine.prompt import PromptBuilder, place_pictures
 from valley_cli.engine.tokenizer import load_tokenizer

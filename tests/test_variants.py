@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.answers import generate, price
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.engine.base import EngineOptions, Media, Message, Request, Sampling
+from valley_cli.api import EngineOptions, Media, Message, Request, Sampling
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine

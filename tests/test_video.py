@@ -19,8 +19,8 @@ from tests.conftest import IMAGES, SUBSET, VALLEY2, VALLEY25
 from training import make_examples
 from training.draw import draw
 from training.make_examples import moving
+from valley_cli.api import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
 from valley_cli.media.video_select import select, uniform
 
 TINY = ("-m", str(VALLEY25), "--max-new-tokens", "4")

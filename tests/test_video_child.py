@@ -16,7 +16,7 @@ import pytest
 
 from tests.clips import HAS_DECORD, read_number, scrambled, write_clip, write_pictures
 from tests.servers import Server, send
-from valley_cli.engine.base import FrameSelection, Media, MediaLimits
+from valley_cli.api import FrameSelection, Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
 from valley_cli.media.video import Clip, open_clip
 from valley_cli.media.video_select import uniform
@@ -136,7 +136,7 @@ def test_a_request_that_is_given_up_ends_at_once(clip: Path) -> None:
 def test_the_child_dies_with_its_parent(clip: Path) -> None:
     script = (
         "import sys, time\n"
-        "from valley_cli.engine.base import Media, MediaLimits\n"
+        "from valley_cli.api import Media, MediaLimits\n"
         "from valley_cli.media.video import open_clip\n"
         f"with open_clip(Media('c', 'video', path={str(clip)!r}), MediaLimits()):\n"
         "    print('open', flush=True)\n"

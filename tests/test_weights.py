@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.commands import inside
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.engine.base import Stage
+from valley_cli.api import Stage
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.mapped import DTYPES, MappedTensors
 from valley_cli.engine.models.config import SIGLIP_PREFIX

@@ -20,7 +20,7 @@ from tests.answers import generate
 from tests.batches import PICTURE, asking, write_rows
 from tests.commands import cold
 from tests.conftest import VALLEY25
-from valley_cli.engine.base import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage, unheard
+from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage, unheard
 from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.local import LocalEngine

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from training.exam import Item
+from valley_cli.api import Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta
 
 MAX_NEW_TOKENS = 160
 AT_ONCE = 16  # requests that the engine works on together

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from valley_cli.engine.base import Media
+from valley_cli.api import Media
 from valley_cli.errors import SourceError
 from valley_cli.text import PICTURES, SNIFF_BYTES, moves, printable_source, sniff
 

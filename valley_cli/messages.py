@@ -35,7 +35,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from valley_cli import moments
-from valley_cli.engine.base import Media, Message
+from valley_cli.api import Media, Message
 from valley_cli.errors import UsageError
 from valley_cli.settings import ANSWER_KEYS
 from valley_cli.text import PICTURES, SNIFF_BYTES, printable, sniff

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from valley_cli.engine.base import FrameSelection
+from valley_cli.api import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.text import printable
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
-from valley_cli.engine.base import Cost, Done, Engine, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
+from valley_cli.api import Cost, Done, Engine, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
 from valley_cli.errors import ValleyError
 from valley_cli.text import printable
 

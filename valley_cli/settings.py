@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from valley_cli.engine.base import EngineOptions, Media, MediaLimits, Message, Request, Sampling
+from valley_cli.api import EngineOptions, Media, MediaLimits, Message, Request, Sampling
 from valley_cli.errors import UsageError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

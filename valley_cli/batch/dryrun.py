@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from valley_cli.api import Cost, Request
 from valley_cli.batch.pipeline import Pipeline
 from valley_cli.batch.progress import REDRAW_S, Progress
 from valley_cli.batch.records import Outcome, complaint
 from valley_cli.batch.rows import Row
 from valley_cli.batch.run import WINDOW, Run
-from valley_cli.engine.base import Cost, Request
 from valley_cli.errors import EXIT_FAILED_ROWS, PromptError, RoomError, UsageError
 from valley_cli.render import size_text
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from valley_cli.engine.base import Media
+from valley_cli.api import Media
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.text import printable
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from valley_cli.api import Stage
 from valley_cli.batch.records import Finished
-from valley_cli.engine.base import Stage
 from valley_cli.render import StatusLine, is_terminal, say
 
 REDRAW_S, PLAIN_S = 0.1, 30.0

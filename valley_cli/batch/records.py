@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from valley_cli.api import Done, Media, Request
 from valley_cli.batch.rows import Row
-from valley_cli.engine.base import Done, Media, Request
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.text import printable, printable_url
 

@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 import jinja2
 
+from valley_cli.api import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.batch.records import read_record
-from valley_cli.engine.base import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.media.image import thumbnail
 from valley_cli.render import StatusLine

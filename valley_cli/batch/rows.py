@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from valley_cli.api import Media, MediaLimits, Message, Request
 from valley_cli.batch.lines import Line
-from valley_cli.engine.base import Media, MediaLimits, Message, Request
 from valley_cli.errors import RowError
 from valley_cli.inputs import Kind, expand_sources
 from valley_cli.messages import read_media, read_messages, read_transcript, up_to_question

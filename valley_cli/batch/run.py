@@ -10,14 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from valley_cli.batch.index import Index
-from valley_cli.batch.lines import Input
-from valley_cli.batch.output import Output
-from valley_cli.batch.pipeline import Pipeline
-from valley_cli.batch.progress import REDRAW_S, Progress, Tally
-from valley_cli.batch.records import Finished, Outcome, finish
-from valley_cli.batch.rows import Row, RowReader
-from valley_cli.engine.base import (
+from valley_cli.api import (
     Answer,
     Done,
     Engine,
@@ -29,6 +22,13 @@ from valley_cli.engine.base import (
     answering,
     unheard,
 )
+from valley_cli.batch.index import Index
+from valley_cli.batch.lines import Input
+from valley_cli.batch.output import Output
+from valley_cli.batch.pipeline import Pipeline
+from valley_cli.batch.progress import REDRAW_S, Progress, Tally
+from valley_cli.batch.records import Finished, Outcome, finish
+from valley_cli.batch.rows import Row, RowReader
 from valley_cli.errors import EXIT_FAILED_ROWS, DeviceError, EngineError, ModelError, RoomError, UsageError
 
 WINDOW = 1024  # rows that may be finished while an earlier one is not

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+from valley_cli.api import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.chat.conversation import Attachment
-from valley_cli.engine.base import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.messages import Kind, OpenSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from valley_cli.engine.base import Media, Message
+from valley_cli.api import Media, Message
 from valley_cli.errors import UsageError
 
 

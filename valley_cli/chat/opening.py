@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from valley_cli.engine.base import Engine
+from valley_cli.api import Engine
 
 
 class Opening:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from valley_cli.api import Cost, Engine, Request
 from valley_cli.chat.conversation import Conversation
-from valley_cli.engine.base import Cost, Engine, Request
 from valley_cli.errors import PromptError
 
 SHORT_ANSWER_TOKENS = 200  # less room than this is said

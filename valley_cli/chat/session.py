@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+from valley_cli.api import Done, Engine, Request, answering
 from valley_cli.chat.attach import Attacher
 from valley_cli.chat.conversation import Conversation, from_messages
 from valley_cli.chat.opening import Opening
 from valley_cli.chat.room import check_room
 from valley_cli.chat.store import Autosave
-from valley_cli.engine.base import Done, Engine, Request, answering
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.messages import OpenSource, Transcript, read_transcript, write_transcript
 from valley_cli.render import Renderer, Reply, error_record, safe_text, say

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from valley_cli.api import FrameSelection
 from valley_cli.chat.attach import split_words
 from valley_cli.chat.conversation import Attachment
 from valley_cli.chat.session import Session
-from valley_cli.engine.base import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.messages import Kind
 from valley_cli.moments import split_options

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
+from valley_cli.api import Message, Request
 from valley_cli.chat.session import Session
-from valley_cli.engine.base import Message, Request
 from valley_cli.errors import UsageError, ValleyError
 from valley_cli.settings import ANSWER_KEYS, FALSE, TRUE, Settings, override
 

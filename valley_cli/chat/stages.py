@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from valley_cli.api import Stage
 from valley_cli.chat.session import Session
-from valley_cli.engine.base import Stage
 from valley_cli.render import StatusLine, stage_text
 
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from valley_cli.api import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request, answering
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request, answering
 from valley_cli.errors import UsageError
 from valley_cli.render import Renderer, Reply, StatusLine, cost_record, cost_table, is_terminal, say
 from valley_cli.settings import Settings

@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from valley_cli.api import MediaLimits
 from valley_cli.batch.dryrun import dry_run
 from valley_cli.batch.index import Index
 from valley_cli.batch.lines import Input, input_of_images, open_input
@@ -20,7 +21,6 @@ from valley_cli.batch.run import Plan, Run, parse_shard
 from valley_cli.commands import options as opt
 from valley_cli.commands.output import open_output
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import MediaLimits
 from valley_cli.errors import EXIT_INTERRUPTED, UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.render import Renderer

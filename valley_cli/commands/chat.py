@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from valley_cli.api import Engine, EngineOptions
 from valley_cli.chat import lines
 from valley_cli.chat.attach import Attacher, sources_of_file
 from valley_cli.chat.opening import Opening
@@ -17,7 +18,6 @@ from valley_cli.chat.stages import Stages
 from valley_cli.chat.store import Autosave, last_saved, read_json, state_folder
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
-from valley_cli.engine.base import Engine, EngineOptions
 from valley_cli.errors import UsageError
 from valley_cli.render import Renderer, StatusLine
 from valley_cli.settings import Settings, override

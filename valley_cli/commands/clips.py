@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from valley_cli.engine.base import PIXELS_PER_TOKEN, Cost, Engine, Request
+from valley_cli.api import PIXELS_PER_TOKEN, Cost, Engine, Request
 from valley_cli.errors import PromptError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from valley_cli.api import Engine, Event, Media, Request, Stage
 from valley_cli.commands import options as opt
 from valley_cli.commands.answering import (
     build_request,
@@ -21,7 +22,6 @@ from valley_cli.commands.answering import (
     with_preview,
 )
 from valley_cli.commands.output import open_output
-from valley_cli.engine.base import Engine, Event, Media, Request, Stage
 from valley_cli.errors import SourceError
 from valley_cli.inputs import expand_sources
 from valley_cli.render import Renderer, StatusLine, error_record, say

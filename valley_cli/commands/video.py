@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from valley_cli.api import Engine, FrameSelection, Media, MediaLimits, Request, Stage
 from valley_cli.commands import options as opt
 from valley_cli.commands.answering import (
     build_request,
@@ -23,7 +24,6 @@ from valley_cli.commands.answering import (
 from valley_cli.commands.clips import check_fits, clip_record, cost_line
 from valley_cli.commands.output import open_output
 from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
-from valley_cli.engine.base import Engine, FrameSelection, Media, MediaLimits, Request, Stage
 from valley_cli.errors import UsageError
 from valley_cli.inputs import expand_sources
 from valley_cli.moments import read_time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from valley_cli.engine.base import Engine, EngineOptions, OnStage, unheard
+from valley_cli.api import Engine, EngineOptions, OnStage, unheard
 from valley_cli.errors import UsageError
 
 

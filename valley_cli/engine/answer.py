@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from valley_cli.engine.base import Event, FinishReason, Stage
+from valley_cli.api import Event, FinishReason, Stage
 from valley_cli.engine.failure import without_locals
 from valley_cli.engine.limit import TimeLimit
 from valley_cli.engine.reading import Effort

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from valley_cli.engine.base import TextDelta, ThinkDelta
+from valley_cli.api import TextDelta, ThinkDelta
 
 Phase = Literal["start", "think", "behind", "answer", "plain"]
 

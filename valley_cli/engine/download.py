@@ -12,7 +12,7 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-from valley_cli.engine.base import OnStage, Stage
+from valley_cli.api import OnStage, Stage
 from valley_cli.engine.hub_errors import LIST_HINT, UnreachableError, as_model_errors, quiet
 from valley_cli.engine.shards import TIMEOUT_S, Shard, fetch_all, look_up
 from valley_cli.engine.snapshot import COMMIT, Repo, reason, require_whole

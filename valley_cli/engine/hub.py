@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from valley_cli.engine.base import OnStage, Stage, unheard
+from valley_cli.api import OnStage, Stage, unheard
 from valley_cli.engine.download import download
 from valley_cli.engine.hub_errors import LIST_HINT, NotFoundError, UnreachableError, suggestion
 from valley_cli.engine.registry import ModelInfo, find

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from valley_cli.engine.base import Message
+from valley_cli.api import Message
 
 IMAGE = "<image>"
 THINKING = ("<think>", "</think>")

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from valley_cli.engine import probe
-from valley_cli.engine.answer import LocalAnswer
-from valley_cli.engine.base import (
+from valley_cli.api import (
     About,
     Cost,
     Done,
@@ -23,6 +21,8 @@ from valley_cli.engine.base import (
     Usage,
     unheard,
 )
+from valley_cli.engine import probe
+from valley_cli.engine.answer import LocalAnswer
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.hub import resolve_checkpoint

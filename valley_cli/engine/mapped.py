@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import OnStage, Stage, unheard
+from valley_cli.api import OnStage, Stage, unheard
 from valley_cli.engine.tensorfiles import TensorInfo
 
 DTYPES = {

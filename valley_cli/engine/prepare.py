@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from valley_cli.api import MediaLimits, Message, PictureCost, Request
 from valley_cli.engine import geometry
-from valley_cli.engine.base import MediaLimits, Message, PictureCost, Request
 from valley_cli.engine.checkpoint import CheckpointFiles
 from valley_cli.engine.preprocess import (
     GITHUB_MAX_IMAGES,

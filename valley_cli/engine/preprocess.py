@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from valley_cli.api import Flavour
 from valley_cli.engine import geometry
-from valley_cli.engine.base import Flavour
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from valley_cli.engine.base import Flavour, Message
+from valley_cli.api import Flavour, Message
 from valley_cli.engine.literal import IMAGE, Escaper, unescape
 from valley_cli.engine.tokenizer import TextTokenizer
 from valley_cli.errors import ModelError, PromptError

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from PIL.Image import Image
 
-from valley_cli.engine.base import Media, MediaLimits, OnStage, Request, Stage, unheard
+from valley_cli.api import Media, MediaLimits, OnStage, Request, Stage, unheard
 from valley_cli.engine.preprocess import Picture, PreprocessOptions, picture_key, plan_picture, preprocess
 from valley_cli.engine.probe import usable_cores
 from valley_cli.errors import SourceError

@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from valley_cli.engine.base import PIXELS_PER_TOKEN
+from valley_cli.api import PIXELS_PER_TOKEN
 
 Family = Literal["valley2", "valley2.5"]
 

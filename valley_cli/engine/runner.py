@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import OnStage, Sampling, unheard
+from valley_cli.api import OnStage, Sampling, unheard
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.mapped import MappedTensors

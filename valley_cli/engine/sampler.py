@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import Sampling
+from valley_cli.api import Sampling
 
 COLDEST = 1e-5  # below, float32 scores overflow; the likeliest token has all the mass long before
 NO_TOKEN = -1  # what a row of broken numbers gives

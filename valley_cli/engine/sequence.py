@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from valley_cli.engine.base import Event, FinishReason, Sampling, TextDelta
+from valley_cli.api import Event, FinishReason, Sampling, TextDelta
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.space import Segment
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from valley_cli.engine.base import OnStage, Stage
+from valley_cli.api import OnStage, Stage
 from valley_cli.engine.hub_errors import UnreachableError
 from valley_cli.engine.snapshot import Repo
 from valley_cli.errors import ModelError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from valley_cli.engine.base import OnStage, Stage
+from valley_cli.api import OnStage, Stage
 from valley_cli.engine.models.valley import Valley
 
 if TYPE_CHECKING:

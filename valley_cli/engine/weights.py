@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from valley_cli.engine.base import OnStage, unheard
+from valley_cli.api import OnStage, unheard
 from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.config import is_unused
 from valley_cli.engine.models.valley import Valley

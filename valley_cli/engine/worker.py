@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from valley_cli.engine.base import FinishReason, OnStage, Stage
+from valley_cli.api import FinishReason, OnStage, Stage
 from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
 from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.scheduler import Scheduler, Step

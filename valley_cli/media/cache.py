@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from valley_cli.engine.base import Media
+from valley_cli.api import Media
 
 T = TypeVar("T")
 _POLL_S = 0.05  # how soon a request whose time is up stops waiting for another's work

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from valley_cli.api import Media, MediaLimits
 from valley_cli.descriptors import check_may_name
-from valley_cli.engine.base import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.text import printable
 

@@ -13,7 +13,7 @@ from io import BytesIO
 
 from PIL import Image, features
 
-from valley_cli.engine.base import Media, MediaLimits
+from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.libraries import misfit
 from valley_cli.media.fetch import read_bytes

@@ -18,7 +18,7 @@ from typing import Literal, TextIO
 
 from PIL import Image, ImageOps
 
-from valley_cli.engine.base import Media, MediaLimits
+from valley_cli.api import Media, MediaLimits
 from valley_cli.media.fetch import read_bytes
 from valley_cli.media.image import open_image
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from valley_cli.engine.base import FrameSelection, Media, MediaLimits
+from valley_cli.api import FrameSelection, Media, MediaLimits
 from valley_cli.media.fetch import Cancelled, Progress, open_file, read_bytes
 from valley_cli.media.image import image_size, open_image
 from valley_cli.media.video_reader import Picked, Reader

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from valley_cli.engine.base import FrameSelection, Media, MediaLimits
+from valley_cli.api import FrameSelection, Media, MediaLimits
 from valley_cli.errors import LibraryError, RefusedError, SourceError, UsageError
 from valley_cli.media.fetch import Cancelled
 from valley_cli.media.image import not_media

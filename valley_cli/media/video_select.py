@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from valley_cli.engine.base import FrameSelection
+from valley_cli.api import FrameSelection
 from valley_cli.errors import UsageError
 
 MAX_MOMENTS = 4096  # of one clip; no model's context holds more pictures

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from valley_cli.engine.base import FrameSelection
+from valley_cli.api import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.libraries import misfit
 from valley_cli.media.video_select import select

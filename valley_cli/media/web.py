@@ -21,7 +21,7 @@ import urllib3
 from requests.utils import get_auth_from_url
 
 from valley_cli import __version__
-from valley_cli.engine.base import Media, MediaLimits
+from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.media.fetch import Cancelled, Progress, cannot_keep, max_bytes, timeout_s, too_large
 from valley_cli.media.pinned import Deadline, ForbiddenError, PinnedAdapter, UnreachableError
