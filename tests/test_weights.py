@@ -178,7 +178,7 @@ def test_what_no_published_model_has_is_refused(folder: Path, key: str, value: o
 
 
 def test_half_precision_checkpoints_are_widened_for_a_small_model_on_cpu(folder: Path) -> None:
-    from valley_cli.engine.probe import default_dtype
+    from valley_cli.engine.device.probe import default_dtype
 
     rewrite(folder, {name: tensor.half() for name, tensor in tensors_of(folder).items()})
     files = read_checkpoint(folder)

@@ -170,7 +170,7 @@ def plan_of(settings: Settings, asked: Asked) -> Plan:
 
 def default_inflight(device: str) -> int:
     """A card answers 64 rows at once and wants the next ones ready; a CPU gains nothing beyond a dozen or two."""
-    from valley_cli.engine.probe import may_have_cuda
+    from valley_cli.engine.device.probe import may_have_cuda
 
     return INFLIGHT_CUDA if device != "cpu" and may_have_cuda() else Plan.max_inflight
 

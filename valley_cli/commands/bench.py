@@ -73,7 +73,7 @@ def run(settings: Settings, tokens: int) -> None:
 
 def measure(engine: Engine, tokens: int, device: str, status: StatusLine) -> Figures:
     """Five short runs, one after the other; the first one loads the model."""
-    from valley_cli.engine import probe
+    from valley_cli.engine.device import probe
 
     cost = engine.price(request(1, tokens))
     if cost and (room := cost.max_new_tokens) < tokens:

@@ -21,10 +21,10 @@ from valley_cli.api import (
     Usage,
     unheard,
 )
-from valley_cli.engine import probe
 from valley_cli.engine.answer import LocalAnswer
 from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
+from valley_cli.engine.device import probe
 from valley_cli.engine.hub import resolve_checkpoint
 from valley_cli.engine.prepare import Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.prompt import IMAGE_ID
