@@ -34,8 +34,8 @@ def write_checkpoint(folder: Path, dtype_name: str) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from valley_cli.engine.models.config import TextConfig, ValleyConfig, VitConfig
-    from valley_cli.engine.models.valley import Valley
+    from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig, VitConfig
+    from valley_cli.engine.families.valley.model import Valley
 
     text = TextConfig(
         VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD_DIM, 1e-6, 1e6, 32768, False, True, False
@@ -118,7 +118,7 @@ def child(which: str, folder: Path, dtype_name: str) -> None:
 
     stages: list[Any] = []
     if which == "valley":
-        from valley_cli.engine.checkpoint import read_checkpoint
+        from valley_cli.engine.families.valley.opened import read_checkpoint
         from valley_cli.engine.runner import load_runner
         from valley_cli.engine.space import Segment
 

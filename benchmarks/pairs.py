@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from valley_cli.engine.models.config import TextConfig, ValleyConfig
-from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig
+from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.runner import Runner
 
 

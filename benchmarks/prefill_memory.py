@@ -29,8 +29,8 @@ import torch
 
 from benchmarks.pairs import HALF_B
 from benchmarks.report import ROOT, finish, show_machine, status_bytes
-from valley_cli.engine.models.config import TextConfig, ValleyConfig
-from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig
+from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Segment
 from valley_cli.engine.worker import PIECE_TOKENS

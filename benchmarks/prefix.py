@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from benchmarks.report import ROOT, finish
 from valley_cli.api import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine import open_engine
-from valley_cli.engine.models.config import ProjectorConfig, SiglipConfig, TextConfig, ValleyConfig, VitConfig
-from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.families.valley.config import ProjectorConfig, SiglipConfig, TextConfig, ValleyConfig, VitConfig
+from valley_cli.engine.families.valley.model import Valley
 
 BAR = 0.15
 TINY = ROOT / "tests" / "data" / "golden" / "valley2-tiny" / "checkpoint"

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from tests.answers import generate
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt, tiny
 from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage
+from valley_cli.engine.families.valley.config import TextConfig, VitConfig
 from valley_cli.engine.graphs import Batch
 from valley_cli.engine.kvcache import KVCache
-from valley_cli.engine.models.config import TextConfig, VitConfig
 from valley_cli.engine.models.vision import VitTower
 from valley_cli.engine.sampler import NO_TOKEN, choose, make_chooser
 from valley_cli.engine.space import Segment
@@ -128,9 +128,9 @@ def towers_give_what_a_processor_gives(device: torch.device) -> None:
 def golden_answers(device: torch.device) -> None:
     """The published code's answers, through the engine, steps recorded from the first on. Needs Pillow."""
     from tests.golden import Case
+    from valley_cli.engine.families.valley.weights import load_model
     from valley_cli.engine.local import LocalEngine
     from valley_cli.engine.runner import Runner
-    from valley_cli.engine.weights import load_model
     from valley_cli.engine.worker import Worker
 
     for path in sorted(GOLDEN.glob("*/cases/*.json")):
@@ -152,7 +152,7 @@ def golden_answers(device: torch.device) -> None:
 def the_engine_s_thread_takes_its_card(device: torch.device) -> None:
     """Recorded steps, events and streams are made on the thread's own card; no other one is touched. On a machine with
     several cards ``cuda:1`` says more than ``cuda``. Needs Pillow."""
-    from valley_cli.engine.checkpoint import read_checkpoint
+    from valley_cli.engine.families.valley.opened import read_checkpoint
     from valley_cli.engine.local import LocalEngine
 
     index, cards = device.index or 0, torch.cuda.device_count() if device.type == "cuda" else 0

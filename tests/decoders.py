@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from valley_cli.engine.families.valley.config import TextConfig
 from valley_cli.engine.graphs import RECORD_AFTER, DecodeGraphs
-from valley_cli.engine.models.config import TextConfig
 from valley_cli.engine.models.fused import FusedDecoder, fuse
 from valley_cli.engine.models.layers import RMSNorm
 from valley_cli.engine.models.products import Layout, product

@@ -20,13 +20,13 @@ import numpy as np
 
 from tests.answers import generate
 from valley_cli.api import EngineOptions, Media, Message, Request, Sampling, TextDelta
-from valley_cli.engine import geometry
-from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
 from valley_cli.engine.detokenize import Detokenizer
+from valley_cli.engine.families.valley import geometry
+from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
+from valley_cli.engine.families.valley.prepare import Prepared, Preparer
+from valley_cli.engine.families.valley.preprocess import CLIP_MEAN, CLIP_STD, Picture
+from valley_cli.engine.families.valley.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.prepare import Prepared, Preparer
-from valley_cli.engine.preprocess import CLIP_MEAN, CLIP_STD, Picture
-from valley_cli.engine.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.runner import load_runner
 from valley_cli.engine.space import Segment
 from valley_cli.engine.tokenizer import load_tokenizer

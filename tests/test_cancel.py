@@ -29,11 +29,11 @@ from valley_cli.api import (
     TextDelta,
     answering,
 )
-from valley_cli.engine.checkpoint import read_checkpoint
+from valley_cli.engine.families.valley.opened import read_checkpoint
+from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.unread import Piece
-from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("one_thread")

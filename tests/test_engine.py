@@ -17,8 +17,8 @@ from tests.answers import generate, price
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.api import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta, ThinkDelta
 from valley_cli.engine import open_engine
-from valley_cli.engine.checkpoint import read_checkpoint
 from valley_cli.engine.device import probe
+from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.local import AUTO_CUDA, AUTO_OTHER, LocalEngine, choose_model
 from valley_cli.engine.runner import load_runner
 from valley_cli.engine.space import Segment

@@ -17,13 +17,13 @@ from tests.cuda import recorded_steps_in_any_order
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt
 from tests.test_decoder import TOLERANCE
 from valley_cli.api import Done, EngineOptions, Message, Request, Sampling
-from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
+from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
+from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.graphs import RECORD_AFTER, Batch
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.sampler import NO_TOKEN
 from valley_cli.engine.static import StaticStep
-from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,9 +16,9 @@ from tests.conftest import ROOT, VALLEY2, VALLEY25
 from valley_cli.api import EngineOptions, Media, Message, Request
 from valley_cli.batch.lines import Line
 from valley_cli.batch.rows import RowReader
-from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
-from valley_cli.engine.prepare import Preparer
-from valley_cli.engine.prompt import Prompt
+from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
+from valley_cli.engine.families.valley.prepare import Preparer
+from valley_cli.engine.families.valley.prompt import Prompt
 from valley_cli.engine.registry import ModelInfo, find
 from valley_cli.errors import PromptError
 from valley_cli.settings import Settings

@@ -22,13 +22,13 @@ from tests.answers import generate
 from tests.commands import COLD_LIMIT_S, environment
 from tests.conftest import IMAGES, ROOT, VALLEY25
 from valley_cli.api import Done, EngineOptions, Media, MediaLimits, Message, Request, Sampling, TextDelta
-from valley_cli.engine.checkpoint import read_checkpoint
+from valley_cli.engine.families.valley.opened import read_checkpoint
+from valley_cli.engine.families.valley.prepare import Preparer
+from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.prepare import Preparer
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.unread import Piece
-from valley_cli.engine.weights import load_model
 from valley_cli.engine.worker import MAX_RUNNING, Worker
 from valley_cli.errors import RoomError, SourceError
 

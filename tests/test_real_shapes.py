@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.conftest import GOLDEN
-from valley_cli.engine.models.config import Shapes, is_unused, read_config
-from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.families.valley.config import Shapes, is_unused, read_config
+from valley_cli.engine.families.valley.model import Valley
 
 PUBLISHED_PARAMETERS = 8_880_402_624  # spec valley2, section 1: exact, of Valley-Eagle-7B and Valley2-DPO
 POOLING_HEAD_PARAMETERS = 15_238_352  # SigLIP's head, in the files and not used: derived below from its shapes

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
-from valley_cli.engine.checkpoint import read_checkpoint
+from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.registry import MODELS, THINK_SYSTEM_PROMPT, find, suggest
 
 

@@ -10,12 +10,12 @@ import torch
 
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.api import EngineOptions, Media, Message, Request, Stage
-from valley_cli.engine.checkpoint import read_checkpoint
-from valley_cli.engine.models.config import ProjectorConfig, SiglipConfig, VitConfig
-from valley_cli.engine.models.projector import MlpPixelShuffle, OvisConvAdapter
+from valley_cli.engine.families.valley.config import ProjectorConfig, SiglipConfig, VitConfig
+from valley_cli.engine.families.valley.opened import read_checkpoint
+from valley_cli.engine.families.valley.prepare import Preparer
+from valley_cli.engine.families.valley.preprocess import Picture, PicturePlan
+from valley_cli.engine.families.valley.projector import MlpPixelShuffle, OvisConvAdapter
 from valley_cli.engine.models.vision import MLP_ROWS, SiglipTower, VitMLP, VitTower
-from valley_cli.engine.prepare import Preparer
-from valley_cli.engine.preprocess import Picture, PicturePlan
 from valley_cli.engine.runner import load_runner
 from valley_cli.engine.towers import in_groups
 

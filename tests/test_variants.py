@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from tests.answers import generate, price
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.api import EngineOptions, Media, Message, Request, Sampling
-from valley_cli.engine.checkpoint import CheckpointFiles, read_checkpoint
+from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
+from valley_cli.engine.families.valley.preprocess import PreprocessOptions, preprocess
+from valley_cli.engine.families.valley.prompt import place_pictures
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.preprocess import PreprocessOptions, preprocess
-from valley_cli.engine.prompt import place_pictures
 from valley_cli.engine.sampler import choose, make_chooser
 from valley_cli.engine.space import Segment
 from valley_cli.engine.worker import Worker
@@ -69,7 +69,7 @@ def test_a_pixel_shuffled_picture_is_counted_as_merged(tmp_path: Path) -> None:
 
 def check_count(files: CheckpointFiles, pictures: tuple[Media, ...]) -> int:
     """Image tokens; raises if the priced prompt is not the one that the decoder reads."""
-    from valley_cli.engine.prepare import Preparer
+    from valley_cli.engine.families.valley.prepare import Preparer
     from valley_cli.engine.runner import load_runner
 
     request = Request((Message("user", "What?"),), images=pictures)
@@ -135,7 +135,7 @@ def test_a_config_that_asks_for_other_arithmetic_is_refused(key: str, value: obj
 
 
 def test_untied_weights_without_a_head_are_missing_it(tmp_path: Path) -> None:
-    from valley_cli.engine.weights import load_model
+    from valley_cli.engine.families.valley.weights import load_model
 
     folder = Path(shutil.copytree(VALLEY25, tmp_path / "headless"))
     tensors = load_file(folder / "model.safetensors")

@@ -19,7 +19,13 @@ from training.rows import Row, branch_length, branches_row, turns_row
 from training.scenes import make_scene, with_a_pair
 from training.tokenizer import SYSTEM, Encoder
 from training.world import Dice, Scene
-from valley_cli.engine.preprocess import PreprocessOptions, options_from_files, plan_picture, square_pad, vit_view
+from valley_cli.engine.families.valley.preprocess import (
+    PreprocessOptions,
+    options_from_files,
+    plan_picture,
+    square_pad,
+    vit_view,
+)
 
 SLOT, SHORTEST = 96, 12  # positions of a slot; of the shortest branch, about
 SLOTS = 2  # that a sample fills with questions about its pictures

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine.preprocess import CLIP_MEAN, CLIP_STD
+from valley_cli.engine.families.valley.preprocess import CLIP_MEAN, CLIP_STD
 
 VISION_THETA = 10000.0
 EPS = 1e-6

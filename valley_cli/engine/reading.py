@@ -14,7 +14,13 @@ from PIL.Image import Image
 
 from valley_cli.api import Media, MediaLimits, OnStage, Request, Stage, unheard
 from valley_cli.engine.device.probe import usable_cores
-from valley_cli.engine.preprocess import Picture, PreprocessOptions, picture_key, plan_picture, preprocess
+from valley_cli.engine.families.valley.preprocess import (
+    Picture,
+    PreprocessOptions,
+    picture_key,
+    plan_picture,
+    preprocess,
+)
 from valley_cli.errors import SourceError
 from valley_cli.media.cache import MediaCache, never, source_key
 from valley_cli.media.fetch import can_be_read_again, read_bytes

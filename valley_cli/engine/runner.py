@@ -11,23 +11,23 @@ from torch import Tensor
 
 from valley_cli.api import OnStage, Sampling, unheard
 from valley_cli.engine.device.probe import available_bytes
+from valley_cli.engine.families.valley.model import Valley
+from valley_cli.engine.families.valley.prompt import IMAGE_ID
+from valley_cli.engine.families.valley.weights import choose_dtype, map_model
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
-from valley_cli.engine.models.valley import Valley
-from valley_cli.engine.prompt import IMAGE_ID
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
 from valley_cli.engine.space import Move, Segment
 from valley_cli.engine.towers import Towers
 from valley_cli.engine.unread import Piece, PromptRows, Unread
-from valley_cli.engine.weights import choose_dtype, map_model
 from valley_cli.errors import DeviceError
 
 if TYPE_CHECKING:
-    from valley_cli.engine.checkpoint import CheckpointFiles
-    from valley_cli.engine.preprocess import Picture
+    from valley_cli.engine.families.valley.opened import CheckpointFiles
+    from valley_cli.engine.families.valley.preprocess import Picture
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.

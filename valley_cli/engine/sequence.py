@@ -13,7 +13,7 @@ from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.space import Segment
 
 if TYPE_CHECKING:
-    from valley_cli.engine.prepare import Prepared
+    from valley_cli.engine.families.valley.prepare import Prepared
     from valley_cli.engine.sampler import Chooser
     from valley_cli.engine.unread import PromptRows
 

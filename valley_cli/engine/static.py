@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from valley_cli.engine.models.config import TextConfig
+from valley_cli.engine.families.valley.config import TextConfig
 from valley_cli.engine.models.fused import FusedDecoder
 from valley_cli.engine.models.text import Attend
 from valley_cli.engine.sampler import likeliest

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from valley_cli.api import OnStage, Stage
-from valley_cli.engine.models.valley import Valley
+from valley_cli.engine.families.valley.model import Valley
 
 if TYPE_CHECKING:
-    from valley_cli.engine.preprocess import Picture
+    from valley_cli.engine.families.valley.preprocess import Picture
 
 KEPT_BYTES = 256_000_000  # rows of encoded pictures, for the next question; never more than the weights take
 PATCHES_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of Qwen2-VL: bounds memory; fewer leave a card idle

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from valley_cli.engine.prompt import IMAGE_ID
+from valley_cli.engine.families.valley.prompt import IMAGE_ID
 from valley_cli.engine.space import Segment
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from valley_cli.engine.preprocess import Picture
+    from valley_cli.engine.families.valley.preprocess import Picture
 
 PromptRows: TypeAlias = "Tensor"  # what the decoder reads of a prompt, [T, C], and any piece of it
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from valley_cli.engine.checkpoint import CheckpointFiles
+    from valley_cli.engine.families.valley.opened import CheckpointFiles
 
 
 SMALL_BYTES = 2_000_000_000  # below this, a CPU computes in float32 whatever the checkpoint's dtype

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine.models.config import SiglipConfig, VitConfig
+from valley_cli.engine.families.valley.config import SiglipConfig, VitConfig
 from valley_cli.engine.models.layers import (
     Conv2d,
     Conv3d,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine.models.config import ProjectorConfig
+from valley_cli.engine.families.valley.config import ProjectorConfig
 from valley_cli.engine.models.layers import Conv2d, Embedding, LayerNorm, Linear
 from valley_cli.engine.models.products import linear
 

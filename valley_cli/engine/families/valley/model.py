@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine import geometry
-from valley_cli.engine.models.config import ValleyConfig
+from valley_cli.engine.families.valley import geometry
+from valley_cli.engine.families.valley.config import ValleyConfig
+from valley_cli.engine.families.valley.projector import build_projector, join_tiles, pool_map, pool_tiles
 from valley_cli.engine.models.layers import Embedding, Linear, RMSNorm
-from valley_cli.engine.models.projector import build_projector, join_tiles, pool_map, pool_tiles
 from valley_cli.engine.models.text import DecoderLayer
 from valley_cli.engine.models.vision import SiglipTower, VitTower
 

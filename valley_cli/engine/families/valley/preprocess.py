@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from valley_cli.api import Flavour
-from valley_cli.engine import geometry
+from valley_cli.engine.families.valley import geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from valley_cli.api import MediaLimits, Message, PictureCost, Request
-from valley_cli.engine import geometry
-from valley_cli.engine.checkpoint import CheckpointFiles
-from valley_cli.engine.preprocess import (
+from valley_cli.engine.families.valley import geometry
+from valley_cli.engine.families.valley.opened import CheckpointFiles
+from valley_cli.engine.families.valley.preprocess import (
     GITHUB_MAX_IMAGES,
     Picture,
     PicturePlan,
@@ -17,7 +17,7 @@ from valley_cli.engine.preprocess import (
     black_picture,
     plan_picture,
 )
-from valley_cli.engine.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
+from valley_cli.engine.families.valley.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
 from valley_cli.engine.reading import Effort, MediaReader, Reading, Source
 from valley_cli.engine.registry import ModelInfo
 from valley_cli.errors import PromptError, UsageError
