@@ -20,6 +20,7 @@ import numpy as np
 
 from tests.answers import generate
 from valley_cli.api import EngineOptions, Media, Message, Request, Sampling, TextDelta
+from valley_cli.engine.checkpoint.tokenizer import load_tokenizer
 from valley_cli.engine.detokenize import Detokenizer
 from valley_cli.engine.families.valley import geometry
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
@@ -29,7 +30,6 @@ from valley_cli.engine.families.valley.prompt import IMAGE_ID, PromptBuilder, pl
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.runner import load_runner
 from valley_cli.engine.space import Segment
-from valley_cli.engine.tokenizer import load_tokenizer
 
 FEATURE_TOLERANCE = 2e-4
 LOGIT_TOLERANCE = 1e-3

@@ -29,9 +29,9 @@ from training.scenes import make_scene, with_a_pair
 from training.scores import interval
 from training.tokenizer import SYSTEM, Encoder
 from valley_cli.api import Message
+from valley_cli.engine.checkpoint.tokenizer import load_tokenizer
 from valley_cli.engine.families.valley.preprocess import plan_picture, preprocess
 from valley_cli.engine.families.valley.prompt import PromptBuilder, place_pictures
-from valley_cli.engine.tokenizer import load_tokenizer
 
 MINI = Path(__file__).parent.parent / "valley_cli" / "assets" / "valley-mini"
 SCENES = 30

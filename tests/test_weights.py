@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from tests.commands import inside
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.api import Stage
+from valley_cli.engine.checkpoint.headers import DTYPE_BYTES, read_header, tensor_index
+from valley_cli.engine.checkpoint.mapped import DTYPES, MappedTensors
+from valley_cli.engine.checkpoint.tokenizer import load_tokenizer
 from valley_cli.engine.families.valley.config import SIGLIP_PREFIX
 from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model, map_model
-from valley_cli.engine.mapped import DTYPES, MappedTensors
 from valley_cli.engine.runner import Runner
 from valley_cli.engine.snapshot import find_fault
 from valley_cli.engine.space import Segment
-from valley_cli.engine.tensorfiles import DTYPE_BYTES, read_header, tensor_index
-from valley_cli.engine.tokenizer import load_tokenizer
 from valley_cli.errors import ModelError, WeightsError
 
 CPU = torch.device("cpu")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from valley_cli.api import OnStage, Sampling, unheard
+from valley_cli.engine.checkpoint.mapped import MappedTensors
 from valley_cli.engine.device.probe import available_bytes
 from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.families.valley.prompt import IMAGE_ID
 from valley_cli.engine.families.valley.weights import choose_dtype, map_model
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
-from valley_cli.engine.mapped import MappedTensors
 from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.sampler import Chooser, choose, make_chooser

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from valley_cli.engine.tensorfiles import tensor_index
+from valley_cli.engine.checkpoint.headers import tensor_index
 from valley_cli.errors import ModelError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from valley_cli.engine.checkpoint.headers import DTYPE_BYTES, TensorInfo, tensor_index
+from valley_cli.engine.checkpoint.tokenizer import TextTokenizer, load_tokenizer, read_json
 from valley_cli.engine.families.valley.config import ValleyConfig, is_unused, read_config
 from valley_cli.engine.families.valley.preprocess import PreprocessOptions, options_from_files
 from valley_cli.engine.families.valley.prompt import PromptBuilder
-from valley_cli.engine.tensorfiles import DTYPE_BYTES, TensorInfo, tensor_index
-from valley_cli.engine.tokenizer import TextTokenizer, load_tokenizer, read_json
 from valley_cli.errors import ModelError, WeightsError
 from valley_cli.text import printable
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from valley_cli.api import Flavour, Message
-from valley_cli.engine.literal import IMAGE, Escaper, unescape
-from valley_cli.engine.tokenizer import TextTokenizer
+from valley_cli.engine.checkpoint.literal import IMAGE, Escaper, unescape
+from valley_cli.engine.checkpoint.tokenizer import TextTokenizer
 from valley_cli.errors import ModelError, PromptError
 
 IMAGE_ID = -200

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from valley_cli.api import OnStage, unheard
+from valley_cli.engine.checkpoint.mapped import MappedTensors
 from valley_cli.engine.device.probe import default_dtype
 from valley_cli.engine.families.valley.config import is_unused
 from valley_cli.engine.families.valley.model import Valley
-from valley_cli.engine.mapped import MappedTensors
 from valley_cli.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from valley_cli.api import OnStage, Stage, unheard
-from valley_cli.engine.tensorfiles import TensorInfo
+from valley_cli.engine.checkpoint.headers import TensorInfo
 
 DTYPES = {
     "F64": torch.float64,
