@@ -20,8 +20,8 @@ from safetensors.numpy import save_file
 
 from tests.hub_server import HubServer
 from valley_cli.api import Stage
-from valley_cli.engine.hub import Checkpoint, resolve_checkpoint
-from valley_cli.engine.snapshot import find_fault
+from valley_cli.engine.hub.resolve import Checkpoint, resolve_checkpoint
+from valley_cli.engine.hub.snapshot import find_fault
 from valley_cli.errors import ModelError, UsageError
 
 DPO = "bytedance-research/Valley2-DPO"
@@ -139,7 +139,7 @@ def test_a_stopped_download_is_resumed_by_the_next_process(
     hub.stall_after = 2 * MEGABYTE
     partial = cache / "models--bytedance-research--Valley2-DPO/blobs"
     partial /= hashlib.sha256((published / FIRST).read_bytes()).hexdigest() + ".incomplete"
-    code = f"from valley_cli.engine.hub import resolve_checkpoint as r; r({DPO!r})"
+    code = f"from valley_cli.engine.hub.resolve import resolve_checkpoint as r; r({DPO!r})"
     env = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_ENDPOINT": hub.endpoint}
     with subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL) as child:
         give_up = time.monotonic() + 30
@@ -311,7 +311,7 @@ def test_a_name_that_is_nothing_ends_in_a_hint(model: str, tmp_path: Path) -> No
 
 def test_the_environment_is_honoured_stderr_stays_clean_and_importing_is_light(hub: HubServer, tmp_path: Path) -> None:
     code = """
-import json, sys, valley_cli.engine.hub as hub
+import json, sys, valley_cli.engine.hub.resolve as hub
 heavy = [name for name in ("huggingface_hub", "requests", "httpx2", "numpy", "torch") if name in sys.modules]
 assert not heavy, heavy
 print(hub.resolve_checkpoint("valley2-dpo").folder)

@@ -19,7 +19,7 @@ from valley_cli.batch.rows import RowReader
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
 from valley_cli.engine.families.valley.prepare import Preparer
 from valley_cli.engine.families.valley.prompt import Prompt
-from valley_cli.engine.registry import ModelInfo, find
+from valley_cli.engine.hub.registry import ModelInfo, find
 from valley_cli.errors import PromptError
 from valley_cli.settings import Settings
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 from valley_cli.engine.families.valley.opened import read_checkpoint
-from valley_cli.engine.registry import MODELS, THINK_SYSTEM_PROMPT, find, suggest
+from valley_cli.engine.hub.registry import MODELS, THINK_SYSTEM_PROMPT, find, suggest
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from itertools import islice
 
 from valley_cli.chat.slash import COMMANDS
 from valley_cli.chat.slash_model import KEYS
-from valley_cli.engine.registry import MODELS
+from valley_cli.engine.hub.registry import MODELS
 
 TAKE_PATHS = ("/image", "/video", "/load", "/save")
 WORDS: dict[str, Sequence[str]] = {

@@ -18,8 +18,8 @@ from valley_cli.engine.families.valley.preprocess import (
     plan_picture,
 )
 from valley_cli.engine.families.valley.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
+from valley_cli.engine.hub.registry import ModelInfo
 from valley_cli.engine.reading import Effort, MediaReader, Reading, Source
-from valley_cli.engine.registry import ModelInfo
 from valley_cli.errors import PromptError, UsageError
 from valley_cli.media.cache import MediaCache
 

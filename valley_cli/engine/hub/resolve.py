@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from valley_cli.api import OnStage, Stage, unheard
-from valley_cli.engine.download import download
-from valley_cli.engine.hub_errors import LIST_HINT, NotFoundError, UnreachableError, suggestion
-from valley_cli.engine.registry import ModelInfo, find
-from valley_cli.engine.snapshot import COMMIT, Repo, find_fault, require_whole
+from valley_cli.engine.hub.download import download
+from valley_cli.engine.hub.errors import LIST_HINT, NotFoundError, UnreachableError, suggestion
+from valley_cli.engine.hub.registry import ModelInfo, find
+from valley_cli.engine.hub.snapshot import COMMIT, Repo, find_fault, require_whole
 from valley_cli.errors import ModelError, UsageError
 from valley_cli.text import printable
 

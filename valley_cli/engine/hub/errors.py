@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from valley_cli.engine.registry import MODELS, suggest
-from valley_cli.engine.snapshot import Repo
+from valley_cli.engine.hub.registry import MODELS, suggest
+from valley_cli.engine.hub.snapshot import Repo
 from valley_cli.errors import ModelError
 from valley_cli.text import printable
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from valley_cli.api import OnStage, Stage
-from valley_cli.engine.hub_errors import UnreachableError
-from valley_cli.engine.snapshot import Repo
+from valley_cli.engine.hub.errors import UnreachableError
+from valley_cli.engine.hub.snapshot import Repo
 from valley_cli.errors import ModelError
 
 TIMEOUT_S = 10.0  # to connect, and between two pieces of an answer

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from valley_cli.api import OnStage, Stage
 from valley_cli.engine.checkpoint.headers import indexed_files, read_header
-from valley_cli.engine.hub_errors import LIST_HINT, UnreachableError, as_model_errors, quiet
-from valley_cli.engine.shards import TIMEOUT_S, Shard, fetch_all, look_up
-from valley_cli.engine.snapshot import COMMIT, Repo, reason, require_whole
+from valley_cli.engine.hub.errors import LIST_HINT, UnreachableError, as_model_errors, quiet
+from valley_cli.engine.hub.shards import TIMEOUT_S, Shard, fetch_all, look_up
+from valley_cli.engine.hub.snapshot import COMMIT, Repo, reason, require_whole
 from valley_cli.errors import ModelError, WeightsError
 from valley_cli.text import printable
 
