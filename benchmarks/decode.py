@@ -40,7 +40,7 @@ from benchmarks.pairs import (
 from benchmarks.report import finish, show_machine
 from benchmarks.sides import PROMPT, Rows, Transformers, Valley, agreement, compare, tokens_per_s
 from valley_cli.engine.runner import Runner
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.slots import Segment
 
 BATCHES = (1, 4, 16, 64)
 CPU_BARS = {MINI.name: 2.0, HALF_B_FLOAT32.name: 1.0, HALF_B_BFLOAT16.name: 1.5}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from valley_cli.api import Sampling
 from valley_cli.engine.runner import Runner
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.slots import Segment
 
 PROMPT = 64  # tokens
 MARGIN = 0.002  # between the two likeliest tokens: below it, rounding decides

@@ -21,7 +21,6 @@ import numpy as np
 from tests.answers import generate
 from valley_cli.api import EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine.checkpoint.tokenizer import load_tokenizer
-from valley_cli.engine.detokenize import Detokenizer
 from valley_cli.engine.families.valley import geometry
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
 from valley_cli.engine.families.valley.prepare import Prepared, Preparer
@@ -29,7 +28,8 @@ from valley_cli.engine.families.valley.preprocess import CLIP_MEAN, CLIP_STD, Pi
 from valley_cli.engine.families.valley.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.runner import load_runner
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.detokenize import Detokenizer
+from valley_cli.engine.schedule.slots import Segment
 
 FEATURE_TOLERANCE = 2e-4
 LOGIT_TOLERANCE = 1e-3

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from valley_cli.api import TextDelta, ThinkDelta
-from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
+from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
 
 
 def stream(pieces: list[bytes], **options: object) -> tuple[list[str], Detokenizer]:

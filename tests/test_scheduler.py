@@ -6,10 +6,10 @@ import itertools
 import random
 
 from valley_cli.api import Sampling
-from valley_cli.engine.detokenize import Detokenizer
-from valley_cli.engine.scheduler import Scheduler, shared_units
-from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
-from valley_cli.engine.space import Segment, Space, packed, rounded
+from valley_cli.engine.schedule.detokenize import Detokenizer
+from valley_cli.engine.schedule.scheduler import Scheduler, shared_units
+from valley_cli.engine.schedule.sequence import PictureUnit, Sequence, Unit, count_tokens
+from valley_cli.engine.schedule.slots import Segment, Space, packed, rounded
 
 PHOTO = PictureUnit("photo", 100)
 SYSTEM: tuple[Unit, ...] = (1, 2, 3)

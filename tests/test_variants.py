@@ -23,7 +23,7 @@ from valley_cli.engine.families.valley.prompt import place_pictures
 from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.sampler import choose, make_chooser
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.slots import Segment
 from valley_cli.engine.worker import Worker
 from valley_cli.errors import ModelError, PromptError
 

@@ -27,7 +27,7 @@ from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.runner import Runner
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.slots import Segment
 from valley_cli.engine.unread import Piece
 from valley_cli.engine.worker import PIECE_TOKENS, Worker
 from valley_cli.errors import DeviceError, EngineError, SourceError, TimedOutError, ValleyError, WeightsError

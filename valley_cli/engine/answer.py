@@ -18,7 +18,7 @@ from valley_cli.engine.limit import TimeLimit
 from valley_cli.engine.reading import Effort
 
 if TYPE_CHECKING:
-    from valley_cli.engine.sequence import Sequence
+    from valley_cli.engine.schedule.sequence import Sequence
 
 _LAST_WAIT_S = 0.5  # for the thread that reads: it ends the process that decodes a clip
 

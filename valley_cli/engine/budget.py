@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from valley_cli.engine.scheduler import Scheduler
-from valley_cli.engine.sequence import Sequence
+from valley_cli.engine.schedule.scheduler import Scheduler
+from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.errors import RoomError
 
 if TYPE_CHECKING:

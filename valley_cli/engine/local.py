@@ -22,14 +22,14 @@ from valley_cli.api import (
     unheard,
 )
 from valley_cli.engine.answer import LocalAnswer
-from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.device import probe
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
 from valley_cli.engine.families.valley.prepare import Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.families.valley.prompt import IMAGE_ID
 from valley_cli.engine.hub.registry import ModelInfo, family_info, find
 from valley_cli.engine.hub.resolve import resolve_checkpoint
-from valley_cli.engine.sequence import PictureUnit, Sequence, Unit, count_tokens
+from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
+from valley_cli.engine.schedule.sequence import PictureUnit, Sequence, Unit, count_tokens
 from valley_cli.engine.worker import Worker
 from valley_cli.errors import ValleyError
 

@@ -20,7 +20,7 @@ from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.models.fused import fuse_decoder
 from valley_cli.engine.models.products import choose_layout
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
-from valley_cli.engine.space import Move, Segment
+from valley_cli.engine.schedule.slots import Move, Segment
 from valley_cli.engine.towers import Towers
 from valley_cli.engine.unread import Piece, PromptRows, Unread
 from valley_cli.errors import DeviceError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from valley_cli.engine.families.valley.prompt import IMAGE_ID
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.slots import Segment
 
 if TYPE_CHECKING:
     from torch import Tensor

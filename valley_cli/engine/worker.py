@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from valley_cli.api import FinishReason, OnStage, Stage
 from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
 from valley_cli.engine.failure import again, without_locals
-from valley_cli.engine.scheduler import Scheduler, Step
-from valley_cli.engine.sequence import Sequence
-from valley_cli.engine.space import Space
+from valley_cli.engine.schedule.scheduler import Scheduler, Step
+from valley_cli.engine.schedule.sequence import Sequence
+from valley_cli.engine.schedule.slots import Space
 from valley_cli.engine.unread import Piece, Unread
 from valley_cli.errors import EngineError, RoomError, ValleyError
 from valley_cli.text import printable

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from valley_cli.api import Event, FinishReason, Sampling, TextDelta
-from valley_cli.engine.detokenize import Detokenizer, ThinkSplitter
-from valley_cli.engine.space import Segment
+from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
+from valley_cli.engine.schedule.slots import Segment
 
 if TYPE_CHECKING:
     from valley_cli.engine.families.valley.prepare import Prepared
