@@ -26,8 +26,8 @@ from benchmarks.report import finish, show_machine, status_bytes
 from valley_cli.engine.families.valley import geometry
 from valley_cli.engine.families.valley.config import SiglipConfig, VitConfig
 from valley_cli.engine.families.valley.model import TILES_AT_ONCE
-from valley_cli.engine.models.products import multiplies_slowly
-from valley_cli.engine.models.vision import SiglipTower, VitTower
+from valley_cli.engine.layers.matmul import multiplies_slowly
+from valley_cli.engine.layers.vision import SiglipTower, VitTower
 
 LARGE, FRAME = (1000, 700), (320, 240)
 SIDES = (1000, 2000, 4000)

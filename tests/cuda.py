@@ -19,7 +19,7 @@ from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampl
 from valley_cli.engine.families.valley.config import TextConfig, VitConfig
 from valley_cli.engine.graphs import Batch
 from valley_cli.engine.kvcache import KVCache
-from valley_cli.engine.models.vision import VitTower
+from valley_cli.engine.layers.vision import VitTower
 from valley_cli.engine.sampler import NO_TOKEN, choose, make_chooser
 from valley_cli.engine.schedule.slots import Segment
 from valley_cli.engine.static import StaticStep, flash_works

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tests.commands import COLD_LIMIT_S, environment
 from tests.conftest import ROOT
-from valley_cli.engine.models import products
-from valley_cli.engine.models.products import Unpacked, by_blocks
+from valley_cli.engine.layers import matmul as products
+from valley_cli.engine.layers.matmul import Unpacked, by_blocks
 
 # what makes torch and oneDNN believe in a processor without AVX-512; other kinds of processor pass it over
 AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valley_cli.engine.models.fused import FusedDecoder
+from valley_cli.engine.layers.fused import FusedDecoder
 from valley_cli.engine.static import Pool, StaticStep, flash_works
 
 RECORD_AFTER = 12  # steps of one kind, unless told otherwise

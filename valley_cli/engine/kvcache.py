@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from valley_cli.engine.families.valley.config import TextConfig
-from valley_cli.engine.models.text import Attend
+from valley_cli.engine.layers.decoder import Attend
 from valley_cli.engine.schedule.slots import Move, Segment
 
 ALIKE_TOKENS = 128  # lengths that differ by less, or by less than a half, share a call

@@ -17,8 +17,8 @@ from valley_cli.engine.families.valley.prompt import IMAGE_ID
 from valley_cli.engine.families.valley.weights import choose_dtype, map_model
 from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
 from valley_cli.engine.kvcache import KVCache
-from valley_cli.engine.models.fused import fuse_decoder
-from valley_cli.engine.models.products import choose_layout
+from valley_cli.engine.layers.fused import fuse_decoder
+from valley_cli.engine.layers.matmul import choose_layout
 from valley_cli.engine.sampler import Chooser, choose, make_chooser
 from valley_cli.engine.schedule.slots import Move, Segment
 from valley_cli.engine.towers import Towers

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from valley_cli.engine.families.valley import geometry
 from valley_cli.engine.families.valley.config import ValleyConfig
 from valley_cli.engine.families.valley.projector import build_projector, join_tiles, pool_map, pool_tiles
-from valley_cli.engine.models.layers import Embedding, Linear, RMSNorm
-from valley_cli.engine.models.text import DecoderLayer
-from valley_cli.engine.models.vision import SiglipTower, VitTower
+from valley_cli.engine.layers.basic import Embedding, Linear, RMSNorm
+from valley_cli.engine.layers.decoder import DecoderLayer
+from valley_cli.engine.layers.vision import SiglipTower, VitTower
 
 # Bounds the visual-vocabulary softmax, tiles x 196 x 32000 values: 50 MB a matrix on a CPU in float32, where more tiles
 # at once bring nothing; a CUDA card wants them all.

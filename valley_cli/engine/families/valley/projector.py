@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from valley_cli.engine.families.valley.config import ProjectorConfig
-from valley_cli.engine.models.layers import Conv2d, Embedding, LayerNorm, Linear
-from valley_cli.engine.models.products import linear
+from valley_cli.engine.layers.basic import Conv2d, Embedding, LayerNorm, Linear
+from valley_cli.engine.layers.matmul import linear
 
 
 def _as_map(x: Tensor) -> Tensor:

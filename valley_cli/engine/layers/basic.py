@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from valley_cli.engine.models.products import linear, multiplies_slowly
+from valley_cli.engine.layers.matmul import linear, multiplies_slowly
 
 
 class _Unset:

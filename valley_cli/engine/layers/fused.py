@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from valley_cli.engine.families.valley.config import TextConfig
 from valley_cli.engine.families.valley.model import Valley
-from valley_cli.engine.models.layers import RMSNorm
-from valley_cli.engine.models.products import AS_STORED, Layout, LetGo, Product, can_pack, product
-from valley_cli.engine.models.text import Attend, DecoderLayer, rotary_table
+from valley_cli.engine.layers.basic import RMSNorm
+from valley_cli.engine.layers.decoder import Attend, DecoderLayer, rotary_table
+from valley_cli.engine.layers.matmul import AS_STORED, Layout, LetGo, Product, can_pack, product
 
 HEAD_PACK_BYTES = 4_000_000  # a smaller head stays in the processor's cache
 

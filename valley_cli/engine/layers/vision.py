@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from valley_cli.engine.families.valley.config import SiglipConfig, VitConfig
-from valley_cli.engine.models.layers import (
+from valley_cli.engine.layers.basic import (
     Conv2d,
     Conv3d,
     Embedding,
@@ -23,7 +23,7 @@ from valley_cli.engine.models.layers import (
     apply_rotary,
     inverse_frequencies,
 )
-from valley_cli.engine.models.products import linear
+from valley_cli.engine.layers.matmul import linear
 
 VIT_EPS = 1e-6
 MLP_ROWS = 8192  # at once: a picture of 65,536 patches would else take 1.3 GB in float32, three times
