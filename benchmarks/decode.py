@@ -39,7 +39,7 @@ from benchmarks.pairs import (
 )
 from benchmarks.report import finish, show_machine
 from benchmarks.sides import PROMPT, Rows, Transformers, Valley, agreement, compare, tokens_per_s
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.schedule.slots import Segment
 
 BATCHES = (1, 4, 16, 64)

@@ -119,7 +119,7 @@ def child(which: str, folder: Path, dtype_name: str) -> None:
     stages: list[Any] = []
     if which == "valley":
         from valley_cli.engine.families.valley.opened import read_checkpoint
-        from valley_cli.engine.runner import load_runner
+        from valley_cli.engine.run.runner import load_runner
         from valley_cli.engine.schedule.slots import Segment
 
         files = read_checkpoint(folder)

@@ -9,7 +9,7 @@ import torch
 
 from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig
 from valley_cli.engine.families.valley.model import Valley
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.runner import Runner
 
 
 def text_config(vocab: int, hidden: int, inner: int, layers: int, heads: int, kv: int, **other: Any) -> TextConfig:

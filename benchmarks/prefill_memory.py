@@ -31,9 +31,9 @@ from benchmarks.pairs import HALF_B
 from benchmarks.report import ROOT, finish, show_machine, status_bytes
 from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig
 from valley_cli.engine.families.valley.model import Valley
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.runner import Runner
+from valley_cli.engine.run.worker import PIECE_TOKENS
 from valley_cli.engine.schedule.slots import Segment
-from valley_cli.engine.worker import PIECE_TOKENS
 
 CONFIG = replace(HALF_B, vocab_size=4096, num_hidden_layers=4, max_position_embeddings=32_768)
 LENGTHS = (512, 2048, 8192)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from valley_cli.api import Sampling
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.schedule.slots import Segment
 
 PROMPT = 64  # tokens

@@ -17,12 +17,12 @@ from tests.answers import generate
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt, tiny
 from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage
 from valley_cli.engine.families.valley.config import TextConfig, VitConfig
-from valley_cli.engine.graphs import Batch
-from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.layers.vision import VitTower
-from valley_cli.engine.sampler import NO_TOKEN, choose, make_chooser
+from valley_cli.engine.run.cuda_graphs import Batch
+from valley_cli.engine.run.decode_step import StaticStep, flash_works
+from valley_cli.engine.run.kvcache import KVCache
+from valley_cli.engine.run.sampler import NO_TOKEN, choose, make_chooser
 from valley_cli.engine.schedule.slots import Segment
-from valley_cli.engine.static import StaticStep, flash_works
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TOLERANCE = 1e-4  # float32, logits of a few units
@@ -130,8 +130,8 @@ def golden_answers(device: torch.device) -> None:
     from tests.golden import Case
     from valley_cli.engine.families.valley.weights import load_model
     from valley_cli.engine.local import LocalEngine
-    from valley_cli.engine.runner import Runner
-    from valley_cli.engine.worker import Worker
+    from valley_cli.engine.run.runner import Runner
+    from valley_cli.engine.run.worker import Worker
 
     for path in sorted(GOLDEN.glob("*/cases/*.json")):
         case = Case(path)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from valley_cli.engine.families.valley.config import TextConfig
-from valley_cli.engine.graphs import RECORD_AFTER, DecodeGraphs
 from valley_cli.engine.layers.basic import RMSNorm
 from valley_cli.engine.layers.decoder import DecoderLayer, causal_attend, decode_hidden
 from valley_cli.engine.layers.fused import FusedDecoder, fuse
 from valley_cli.engine.layers.matmul import Layout, product
+from valley_cli.engine.run.cuda_graphs import RECORD_AFTER, DecodeGraphs
 
 POOL_TOKENS, ROOM = 400, 100
 

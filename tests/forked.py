@@ -32,7 +32,7 @@ _MODULES = (
     "requests",
     "valley_cli.commands.batch",
     "valley_cli.engine.local",
-    "valley_cli.engine.runner",
+    "valley_cli.engine.run.runner",
 )
 
 

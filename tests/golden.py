@@ -27,7 +27,7 @@ from valley_cli.engine.families.valley.prepare import Prepared, Preparer
 from valley_cli.engine.families.valley.preprocess import CLIP_MEAN, CLIP_STD, Picture
 from valley_cli.engine.families.valley.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.runner import load_runner
+from valley_cli.engine.run.runner import load_runner
 from valley_cli.engine.schedule.detokenize import Detokenizer
 from valley_cli.engine.schedule.slots import Segment
 

@@ -32,9 +32,9 @@ from valley_cli.api import (
 from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.runner import Runner
-from valley_cli.engine.unread import Piece
-from valley_cli.engine.worker import Worker
+from valley_cli.engine.run.runner import Runner
+from valley_cli.engine.run.unread import Piece
+from valley_cli.engine.run.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FILES = read_checkpoint(VALLEY25)

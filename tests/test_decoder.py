@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.decoders import Decoder, fused_decoder, prompt, tiny
-from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.layers.decoder import causal_attend
 from valley_cli.engine.layers.matmul import Layout, can_pack
+from valley_cli.engine.run.kvcache import KVCache
 from valley_cli.engine.schedule.slots import Move, Segment
 
 TOLERANCE = 2e-5

@@ -20,9 +20,9 @@ from valley_cli.engine import open_engine
 from valley_cli.engine.device import probe
 from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.local import AUTO_CUDA, AUTO_OTHER, LocalEngine, choose_model
-from valley_cli.engine.runner import load_runner
+from valley_cli.engine.run.runner import load_runner
+from valley_cli.engine.run.unread import Piece, Unread
 from valley_cli.engine.schedule.slots import Segment
-from valley_cli.engine.unread import Piece, Unread
 from valley_cli.errors import ModelError, PromptError, SourceError, UsageError, ValleyError
 
 SMALL = Media("m0", path=str(IMAGES / "m0_64x64.png"))

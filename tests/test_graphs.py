@@ -19,12 +19,12 @@ from tests.test_decoder import TOLERANCE
 from valley_cli.api import Done, EngineOptions, Message, Request, Sampling
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model
-from valley_cli.engine.graphs import RECORD_AFTER, Batch
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.runner import Runner
-from valley_cli.engine.sampler import NO_TOKEN
-from valley_cli.engine.static import StaticStep
-from valley_cli.engine.worker import Worker
+from valley_cli.engine.run.cuda_graphs import RECORD_AFTER, Batch
+from valley_cli.engine.run.decode_step import StaticStep
+from valley_cli.engine.run.runner import Runner
+from valley_cli.engine.run.sampler import NO_TOKEN
+from valley_cli.engine.run.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,10 +26,10 @@ from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.prepare import Preparer
 from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.runner import Runner
+from valley_cli.engine.run.unread import Piece
+from valley_cli.engine.run.worker import MAX_RUNNING, Worker
 from valley_cli.engine.schedule.slots import Move, Segment
-from valley_cli.engine.unread import Piece
-from valley_cli.engine.worker import MAX_RUNNING, Worker
 from valley_cli.errors import RoomError, SourceError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

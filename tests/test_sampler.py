@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from valley_cli.api import Sampling
-from valley_cli.engine.sampler import NO_TOKEN, Chooser, choose, keep_top, make_chooser
+from valley_cli.engine.run.sampler import NO_TOKEN, Chooser, choose, keep_top, make_chooser
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])
 CPU = torch.device("cpu")

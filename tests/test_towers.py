@@ -16,8 +16,8 @@ from valley_cli.engine.families.valley.prepare import Preparer
 from valley_cli.engine.families.valley.preprocess import Picture, PicturePlan
 from valley_cli.engine.families.valley.projector import MlpPixelShuffle, OvisConvAdapter
 from valley_cli.engine.layers.vision import MLP_ROWS, SiglipTower, VitMLP, VitTower
-from valley_cli.engine.runner import load_runner
-from valley_cli.engine.towers import in_groups
+from valley_cli.engine.run.encoders import in_groups
+from valley_cli.engine.run.runner import load_runner
 
 
 def scramble(model: torch.nn.Module, seed: int) -> None:

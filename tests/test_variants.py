@@ -20,11 +20,11 @@ from valley_cli.api import EngineOptions, Media, Message, Request, Sampling
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
 from valley_cli.engine.families.valley.preprocess import PreprocessOptions, preprocess
 from valley_cli.engine.families.valley.prompt import place_pictures
-from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.sampler import choose, make_chooser
+from valley_cli.engine.run.kvcache import KVCache
+from valley_cli.engine.run.sampler import choose, make_chooser
+from valley_cli.engine.run.worker import Worker
 from valley_cli.engine.schedule.slots import Segment
-from valley_cli.engine.worker import Worker
 from valley_cli.errors import ModelError, PromptError
 
 LAND, SMALL = (Media(name, path=str(IMAGES / name)) for name in ("land_320x240.png", "m0_64x64.png"))
@@ -70,7 +70,7 @@ def test_a_pixel_shuffled_picture_is_counted_as_merged(tmp_path: Path) -> None:
 def check_count(files: CheckpointFiles, pictures: tuple[Media, ...]) -> int:
     """Image tokens; raises if the priced prompt is not the one that the decoder reads."""
     from valley_cli.engine.families.valley.prepare import Preparer
-    from valley_cli.engine.runner import load_runner
+    from valley_cli.engine.run.runner import load_runner
 
     request = Request((Message("user", "What?"),), images=pictures)
     preparer = Preparer(files, None, EngineOptions().limits)

@@ -22,7 +22,7 @@ from valley_cli.engine.families.valley.config import SIGLIP_PREFIX
 from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model, map_model
 from valley_cli.engine.hub.snapshot import find_fault
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.schedule.slots import Segment
 from valley_cli.errors import ModelError, WeightsError
 

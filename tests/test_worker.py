@@ -21,15 +21,15 @@ from tests.batches import PICTURE, asking, write_rows
 from tests.commands import cold
 from tests.conftest import VALLEY25
 from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage, unheard
-from valley_cli.engine.failure import again, without_locals
 from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
-from valley_cli.engine.runner import Runner
+from valley_cli.engine.run.failure import again, without_locals
+from valley_cli.engine.run.runner import Runner
+from valley_cli.engine.run.unread import Piece
+from valley_cli.engine.run.worker import PIECE_TOKENS, Worker
 from valley_cli.engine.schedule.slots import Segment
-from valley_cli.engine.unread import Piece
-from valley_cli.engine.worker import PIECE_TOKENS, Worker
 from valley_cli.errors import DeviceError, EngineError, SourceError, TimedOutError, ValleyError, WeightsError
 
 CPU = torch.device("cpu")

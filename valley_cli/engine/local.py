@@ -21,20 +21,20 @@ from valley_cli.api import (
     Usage,
     unheard,
 )
-from valley_cli.engine.answer import LocalAnswer
 from valley_cli.engine.device import probe
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
 from valley_cli.engine.families.valley.prepare import Layout, Prepared, Preparer, answer_room, check_fits
 from valley_cli.engine.families.valley.prompt import IMAGE_ID
 from valley_cli.engine.hub.registry import ModelInfo, family_info, find
 from valley_cli.engine.hub.resolve import resolve_checkpoint
+from valley_cli.engine.run.answer import LocalAnswer
+from valley_cli.engine.run.worker import Worker
 from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.schedule.sequence import PictureUnit, Sequence, Unit, count_tokens
-from valley_cli.engine.worker import Worker
 from valley_cli.errors import ValleyError
 
 if TYPE_CHECKING:
-    from valley_cli.engine.runner import Runner
+    from valley_cli.engine.run.runner import Runner
 
 END_OF_TURN_TOKEN = "<|im_end|>"
 AUTO_CUDA, AUTO_OTHER = "valley2-dpo", "valley-mini"
@@ -101,7 +101,7 @@ class LocalEngine:
             on_stage(stage)
 
         unless_closed(Stage("starting torch"))
-        from valley_cli.engine.runner import load_runner
+        from valley_cli.engine.run.runner import load_runner
 
         return load_runner(self.files, self.options.device, self.options.dtype, unless_closed)
 

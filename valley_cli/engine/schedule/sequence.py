@@ -14,8 +14,8 @@ from valley_cli.engine.schedule.slots import Segment
 
 if TYPE_CHECKING:
     from valley_cli.engine.families.valley.prepare import Prepared
-    from valley_cli.engine.sampler import Chooser
-    from valley_cli.engine.unread import PromptRows
+    from valley_cli.engine.run.sampler import Chooser
+    from valley_cli.engine.run.unread import PromptRows
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from valley_cli.engine.layers.fused import FusedDecoder
-from valley_cli.engine.static import Pool, StaticStep, flash_works
+from valley_cli.engine.run.decode_step import Pool, StaticStep, flash_works
 
 RECORD_AFTER = 12  # steps of one kind, unless told otherwise
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)

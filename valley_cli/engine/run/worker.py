@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from valley_cli.api import FinishReason, OnStage, Stage
-from valley_cli.engine.budget import LESS, Budget, ran_out_of_memory
-from valley_cli.engine.failure import again, without_locals
+from valley_cli.engine.run.budget import LESS, Budget, ran_out_of_memory
+from valley_cli.engine.run.failure import again, without_locals
+from valley_cli.engine.run.unread import Piece, Unread
 from valley_cli.engine.schedule.scheduler import Scheduler, Step
 from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.engine.schedule.slots import Space
-from valley_cli.engine.unread import Piece, Unread
 from valley_cli.errors import EngineError, RoomError, ValleyError
 from valley_cli.text import printable
 
 if TYPE_CHECKING:
-    from valley_cli.engine.runner import Runner
-    from valley_cli.engine.sampler import Chooser
+    from valley_cli.engine.run.runner import Runner
+    from valley_cli.engine.run.sampler import Chooser
 
 MAX_RUNNING = 64
 # Of a prompt, read at once, so that others, and whoever cancels, wait for no more than that. It bounds activations too

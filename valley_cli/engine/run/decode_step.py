@@ -16,7 +16,7 @@ from torch import Tensor
 from valley_cli.engine.families.valley.config import TextConfig
 from valley_cli.engine.layers.decoder import Attend
 from valley_cli.engine.layers.fused import FusedDecoder
-from valley_cli.engine.sampler import likeliest
+from valley_cli.engine.run.sampler import likeliest
 
 Pool = Sequence[Tensor]  # a layer's keys or values: [tokens, KV heads, head_dim]
 

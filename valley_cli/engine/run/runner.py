@@ -15,14 +15,14 @@ from valley_cli.engine.device.probe import available_bytes
 from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.families.valley.prompt import IMAGE_ID
 from valley_cli.engine.families.valley.weights import choose_dtype, map_model
-from valley_cli.engine.graphs import RECORD_AFTER, Batch, DecodeGraphs
-from valley_cli.engine.kvcache import KVCache
 from valley_cli.engine.layers.fused import fuse_decoder
 from valley_cli.engine.layers.matmul import choose_layout
-from valley_cli.engine.sampler import Chooser, choose, make_chooser
+from valley_cli.engine.run.cuda_graphs import RECORD_AFTER, Batch, DecodeGraphs
+from valley_cli.engine.run.encoders import Towers
+from valley_cli.engine.run.kvcache import KVCache
+from valley_cli.engine.run.sampler import Chooser, choose, make_chooser
+from valley_cli.engine.run.unread import Piece, PromptRows, Unread
 from valley_cli.engine.schedule.slots import Move, Segment
-from valley_cli.engine.towers import Towers
-from valley_cli.engine.unread import Piece, PromptRows, Unread
 from valley_cli.errors import DeviceError
 
 if TYPE_CHECKING:

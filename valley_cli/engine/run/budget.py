@@ -13,7 +13,7 @@ from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.errors import RoomError
 
 if TYPE_CHECKING:
-    from valley_cli.engine.runner import Runner
+    from valley_cli.engine.run.runner import Runner
 
 LESS = "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
 
