@@ -62,7 +62,7 @@ def make_clip(minutes: int) -> Path:
 def ours(path: str) -> int:
     """The product's own way; the number of frames."""
     from valley_cli.api import Media, MediaLimits
-    from valley_cli.media.video import open_clip
+    from valley_cli.media.clip.clip import open_clip
 
     with open_clip(Media(path, "video", path=path), MediaLimits()) as clip:
         return len(clip.frames())

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from valley_cli.api import FrameSelection
-from valley_cli.media.video_types import Complaints
-from valley_cli.media.video_worker import serve
+from valley_cli.media.clip.types import Complaints
+from valley_cli.media.clip.worker import serve
 from valley_cli.text import SNIFF_BYTES, sniff
 
 HAS_DECORD = find_spec("decord") is not None  # no wheel for Linux on aarch64, nor for macOS: PyAV does it all there

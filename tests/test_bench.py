@@ -16,7 +16,7 @@ from tests.conftest import VALLEY25
 from valley_cli.api import Cost, Done, Engine, EngineOptions, Event, MediaLimits, Request
 from valley_cli.commands.bench import PICTURE_WH, measure, noise
 from valley_cli.engine import open_engine
-from valley_cli.media.image import open_image
+from valley_cli.media.picture.image import open_image
 from valley_cli.render import StatusLine
 
 TINY = ("-m", str(VALLEY25), "--tokens", "40", "--device", "cpu")

@@ -23,9 +23,9 @@ from tests.servers import Handler, Route, Server, drip, endless, gzip_bomb, in_t
 from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.inputs import expand_sources
-from valley_cli.media.address import refusal
-from valley_cli.media.fetch import open_file, read_bytes
-from valley_cli.media.pinned import Deadline, ForbiddenError, PinnedAdapter
+from valley_cli.media.fetch.address import refusal
+from valley_cli.media.fetch.pinned import Deadline, ForbiddenError, PinnedAdapter
+from valley_cli.media.fetch.read import open_file, read_bytes
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 400
 QUICK = MediaLimits(retries=0, backoff_s=0.01, image_timeout_s=20.0)

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, features
 
 from valley_cli.api import MediaLimits
 from valley_cli.errors import RefusedError, SourceError
-from valley_cli.media.image import image_size, open_image
+from valley_cli.media.picture.image import image_size, open_image
 
 LIMITS = MediaLimits()
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 4), dtype=np.uint8)
@@ -178,7 +178,7 @@ def test_a_higher_limit_holds_above_pillows_own_too() -> None:
 def test_pillow_prints_no_warnings_on_stderr() -> None:
     code = """
 import io, sys
-from valley_cli.media.image import open_image
+from valley_cli.media.picture.image import open_image
 from valley_cli.api import MediaLimits
 try:
     open_image(sys.stdin.buffer.read(), "a", MediaLimits())

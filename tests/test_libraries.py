@@ -13,8 +13,8 @@ from tests.clips import write_clip
 from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import LibraryError, SourceError
 from valley_cli.libraries import installed, misfit, required
-from valley_cli.media.image import open_image
-from valley_cli.media.video import open_clip
+from valley_cli.media.clip.clip import open_clip
+from valley_cli.media.picture.image import open_image
 
 PYAV = "import sys\nERROR = 16\nINFO = 32\n"
 OTHERS = {

@@ -19,9 +19,9 @@ from tests.servers import Server, drip, in_turn, send
 from valley_cli.api import Cost, Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling, Stage
 from valley_cli.engine import open_engine
 from valley_cli.engine.local import LocalEngine, open_local
-from valley_cli.engine.reading import Effort
 from valley_cli.errors import PromptError, SourceError, TimedOutError
 from valley_cli.media.cache import MediaCache, never, source_key
+from valley_cli.media.request import Effort
 
 PICTURE = IMAGES / "m0_64x64.png"
 OPTIONS = EngineOptions(model=str(VALLEY25), device="cpu", media_cache_bytes=10_000_000)

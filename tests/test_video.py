@@ -21,7 +21,7 @@ from training.draw import draw
 from training.make_examples import moving
 from valley_cli.api import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
 from valley_cli.engine import open_engine
-from valley_cli.media.video_select import select, uniform
+from valley_cli.media.clip.select import select, uniform
 
 TINY = ("-m", str(VALLEY25), "--max-new-tokens", "4")
 ANSWERED = ("-q", "-p", "Which way does the circle move?")

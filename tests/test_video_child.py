@@ -18,11 +18,11 @@ from tests.clips import HAS_DECORD, read_number, scrambled, write_clip, write_pi
 from tests.servers import Server, send
 from valley_cli.api import FrameSelection, Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
-from valley_cli.media.video import Clip, open_clip
-from valley_cli.media.video_select import uniform
+from valley_cli.media.clip.clip import Clip, open_clip
+from valley_cli.media.clip.select import uniform
 
 PUBLISHED = uniform(30, 8)
-WORKER = b"valley_cli.media.video_worker"
+WORKER = b"valley_cli.media.clip.worker"
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_the_child_dies_with_its_parent(clip: Path) -> None:
     script = (
         "import sys, time\n"
         "from valley_cli.api import Media, MediaLimits\n"
-        "from valley_cli.media.video import open_clip\n"
+        "from valley_cli.media.clip.clip import open_clip\n"
         f"with open_clip(Media('c', 'video', path={str(clip)!r}), MediaLimits()):\n"
         "    print('open', flush=True)\n"
         "    time.sleep(60)\n"

@@ -21,9 +21,9 @@ from tests.clips import (
     write_clip,
     write_pictures,
 )
-from valley_cli.media.video_select import uniform
-from valley_cli.media.video_types import ClipError, Complaints
-from valley_cli.media.video_worker import open_decoder
+from valley_cli.media.clip.select import uniform
+from valley_cli.media.clip.types import ClipError, Complaints
+from valley_cli.media.clip.worker import open_decoder
 
 Make = Callable[[Path], object]
 

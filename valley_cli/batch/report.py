@@ -21,7 +21,7 @@ import jinja2
 from valley_cli.api import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.batch.records import read_record
 from valley_cli.errors import SourceError, UsageError
-from valley_cli.media.image import thumbnail
+from valley_cli.media.picture.image import thumbnail
 from valley_cli.render import StatusLine
 from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, sniff
 
@@ -176,7 +176,7 @@ def _jpeg(path: str) -> bytes:
         return thumbnail(Media(path, path=path, typed=False), _LIMITS, SIDE)
     if kind not in CLIPS:
         raise ValueError(kind)
-    from valley_cli.media.video import open_clip  # decoders cost half a second
+    from valley_cli.media.clip.clip import open_clip  # decoders cost half a second
 
     clip = Media(path, "video", path=path, typed=False, selection=FrameSelection(frames=1))
     with open_clip(clip, _LIMITS) as opened:

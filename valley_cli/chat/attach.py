@@ -55,15 +55,15 @@ class Attacher:
         return Attachment(media, held)
 
     def _hold_picture(self, media: Media) -> Media:
-        from valley_cli.media.fetch import read_bytes
-        from valley_cli.media.image import open_image
+        from valley_cli.media.fetch.read import read_bytes
+        from valley_cli.media.picture.image import open_image
 
         data = read_bytes(media, self.limits)
         open_image(data, media.name, self.limits)
         return Media(media.name, data=data)
 
     def _hold_clip(self, media: Media) -> Media:
-        from valley_cli.media.video import open_clip, sampled
+        from valley_cli.media.clip.clip import open_clip, sampled
 
         with open_clip(media, self.limits) as clip:
             frames = clip.frames(lambda done, total: self.on_stage(Stage("reading frames", done, total, "frames")))

@@ -11,7 +11,7 @@ from valley_cli.api import PIXELS_PER_TOKEN, Cost, Engine, Request
 from valley_cli.errors import PromptError
 
 if TYPE_CHECKING:
-    from valley_cli.media.video import Clip, Plan
+    from valley_cli.media.clip.clip import Clip, Plan
 
 _MAX_SHOWN_TIMES = 16
 _ROOM = 64  # tokens that an answer should have at least

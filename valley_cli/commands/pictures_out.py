@@ -11,7 +11,7 @@ from valley_cli.errors import UsageError, ValleyError
 from valley_cli.text import SNIFF_BYTES, printable, sniff
 
 if TYPE_CHECKING:
-    from valley_cli.media.video import Frame
+    from valley_cli.media.clip.clip import Frame
 
 
 def check_pictures_out(sheet: str | None, folder: str | None, force: bool, inputs: Iterable[str | int]) -> None:
@@ -38,7 +38,7 @@ def check_pictures_out(sheet: str | None, folder: str | None, force: bool, input
 def save_pictures(frames: Sequence[Frame], sheet: str | None, folder: str | None) -> None:
     """Write what was asked for. Raises ValleyError with the name of the file."""
     if sheet is not None:
-        from valley_cli.media.video_sheet import contact_sheet
+        from valley_cli.media.clip.sheet import contact_sheet
 
         _save(contact_sheet(frames), sheet)
     if folder is not None:

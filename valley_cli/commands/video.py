@@ -31,7 +31,7 @@ from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
 from valley_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from valley_cli.media.video import Clip, Frame
+    from valley_cli.media.clip.clip import Clip, Frame
 
     Asked = Callable[[tuple[Media, ...]], Request]
 
@@ -138,7 +138,7 @@ def open_clips(
     media: tuple[Media, ...], wanted: FrameSelection, limits: MediaLimits, status: StatusLine, stack: ExitStack
 ) -> list[tuple[Media, Clip]]:
     """The clips, their frames chosen; ``stack`` keeps them open. Raises SourceError, UsageError."""
-    from valley_cli.media.video import open_clip  # Pillow
+    from valley_cli.media.clip.clip import open_clip  # Pillow
 
     def fetched(done: int, total: int) -> None:
         status.stage(Stage("fetching", done, total, "bytes"))
@@ -162,7 +162,7 @@ def answer(
     preview: bool,
 ) -> None:
     """Say what the clips cost; decode them; show and write what was asked for; run the model."""
-    from valley_cli.media.video import planned, sampled
+    from valley_cli.media.clip.clip import planned, sampled
 
     media, clips = zip(*opened, strict=True)
     price(engine, asked(tuple(map(planned, media, clips))), clips, renderer, outputs.dry_run)

@@ -19,8 +19,8 @@ from typing import Literal, TextIO
 from PIL import Image, ImageOps
 
 from valley_cli.api import Media, MediaLimits
-from valley_cli.media.fetch import read_bytes
-from valley_cli.media.image import open_image
+from valley_cli.media.fetch.read import read_bytes
+from valley_cli.media.picture.image import open_image
 
 Graphics = Literal["kitty", "iterm", "sixel", "truecolor", "256"]
 

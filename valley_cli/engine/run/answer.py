@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from valley_cli.api import Event, FinishReason, Stage
-from valley_cli.engine.reading import Effort
 from valley_cli.engine.run.deadline import TimeLimit
 from valley_cli.engine.run.failure import without_locals
+from valley_cli.media.request import Effort
 
 if TYPE_CHECKING:
     from valley_cli.engine.schedule.sequence import Sequence

@@ -19,9 +19,9 @@ from valley_cli.engine.families.valley.preprocess import (
 )
 from valley_cli.engine.families.valley.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
 from valley_cli.engine.hub.registry import ModelInfo
-from valley_cli.engine.reading import Effort, MediaReader, Reading, Source
 from valley_cli.errors import PromptError, UsageError
 from valley_cli.media.cache import MediaCache
+from valley_cli.media.request import Effort, MediaReader, Reading, Source
 
 MAX_PART_CHARACTERS = 50_000  # a turn longer than this raises in the published code
 

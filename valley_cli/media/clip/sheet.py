@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from valley_cli.media.video import Frame
+from valley_cli.media.clip.clip import Frame
 
 CELL_SIDE = 320  # of the longer side of a frame, in pixels
 LABEL_SIZE, GAP = 16, 8

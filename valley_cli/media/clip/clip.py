@@ -16,10 +16,10 @@ from typing import Protocol
 from PIL import Image
 
 from valley_cli.api import FrameSelection, Media, MediaLimits
-from valley_cli.media.fetch import Cancelled, Progress, open_file, read_bytes
-from valley_cli.media.image import image_size, open_image
-from valley_cli.media.video_reader import Picked, Reader
-from valley_cli.media.video_select import check_selection, select
+from valley_cli.media.clip.reader import Picked, Reader
+from valley_cli.media.clip.select import check_selection, select
+from valley_cli.media.fetch.read import Cancelled, Progress, open_file, read_bytes
+from valley_cli.media.picture.image import image_size, open_image
 
 WITHOUT_LIMIT = MediaLimits(max_image_pixels=sys.maxsize)  # it was kept when the clip was opened
 OnFrame = Callable[[int, int], None]  # frames done, frames in all

@@ -48,7 +48,7 @@ def read_bytes(
         return _read_path(media, media.path, limits, cancelled)
     if media.url is None:
         raise ValueError("a Media needs a path, a url or data")
-    from valley_cli.media.web import download  # requests costs 0.1 s of CPU
+    from valley_cli.media.fetch.web import download  # requests costs 0.1 s of CPU
 
     body = io.BytesIO()
     download(media, media.url, limits, body, on_progress, cancelled)
@@ -90,7 +90,7 @@ def open_file(
                 _check_size(media, limits, len(media.data))
                 file.write(media.data)
             elif media.url is not None:
-                from valley_cli.media.web import download
+                from valley_cli.media.fetch.web import download
 
                 download(media, media.url, limits, file, on_progress, cancelled)
             file.flush()

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from valley_cli.media.video_types import DEFAULT_FRAME_S, ClipError, Index, Pixels
+from valley_cli.media.clip.types import DEFAULT_FRAME_S, ClipError, Index, Pixels
 
 
 @dataclass

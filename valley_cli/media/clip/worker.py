@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 from valley_cli.api import FrameSelection
 from valley_cli.errors import UsageError
 from valley_cli.libraries import misfit
-from valley_cli.media.video_select import select
-from valley_cli.media.video_types import ANIMATED, ClipError, Complaints, Decoder, library_path, send
+from valley_cli.media.clip.select import select
+from valley_cli.media.clip.types import ANIMATED, ClipError, Complaints, Decoder, library_path, send
 
 PR_SET_PDEATHSIG = 1
 INSTALL = "install the decoder: pip install av"
@@ -95,18 +95,18 @@ def open_decoder(job: dict[str, Any], complaints: Complaints) -> Decoder:
     """Pillow for animated pictures; else decord where PyAV's look at the packets says that it can be trusted."""
     path, kind = library_path(job["fd"]), job["kind"]
     if kind in ANIMATED:
-        from valley_cli.media.video_pillow import open_pillow
+        from valley_cli.media.clip.pillow import open_pillow
 
         return open_pillow(path, kind, job["max_pixels"])
     try:
-        from valley_cli.media import video_av
+        from valley_cli.media.clip import libav as video_av
     except ModuleNotFoundError as error:
         if error.name != "av":
             raise
         raise ClipError(f"is {kind.upper()}, which needs PyAV here", INSTALL) from None
     decoder = video_av.open_av(path, kind, job["max_pixels"], complaints)
     if job["decoder"] == "auto":
-        from valley_cli.media.video_decord import open_decord
+        from valley_cli.media.clip.decord import open_decord
 
         return open_decord(library_path(job["fd"]), decoder) or decoder
     return decoder

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from valley_cli.media.video_av import AvDecoder
-from valley_cli.media.video_types import Complaints, Index, Pixels
+from valley_cli.media.clip.libav import AvDecoder
+from valley_cli.media.clip.types import Complaints, Index, Pixels
 
 KINDS = ("mp4", "mov", "mkv", "webm", "flv")  # AVI gives no times, MPEG-TS hangs
 CODECS_NOT_KNOWN = ("av1", "libdav1d", "libaom-av1", "vvc", "apv", "gif")

@@ -16,7 +16,7 @@ from PIL import Image, features
 from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
 from valley_cli.libraries import misfit
-from valley_cli.media.fetch import read_bytes
+from valley_cli.media.fetch.read import read_bytes
 from valley_cli.text import CLIPS, PICTURES, printable, sniff
 
 # Pillow warns about odd palettes, EXIF and sizes; the size has a guard of its own below. Set once and for the whole

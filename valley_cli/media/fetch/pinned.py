@@ -21,7 +21,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from valley_cli.media.address import SocketAddress, refusal, resolve
+from valley_cli.media.fetch.address import SocketAddress, refusal, resolve
 
 _POLL_S = 0.05  # how soon a cancelled read ends
 _TRIED_PER_FAMILY = 2  # of many addresses, so many of IPv4 and of IPv6 share the connect time

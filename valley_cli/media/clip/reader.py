@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from valley_cli.api import FrameSelection, Media, MediaLimits
 from valley_cli.errors import LibraryError, RefusedError, SourceError, UsageError
-from valley_cli.media.fetch import Cancelled
-from valley_cli.media.image import not_media
-from valley_cli.media.video_child import Budget, Child, ChildLateError, ChildLostError, StoppedError
+from valley_cli.media.clip.child import Budget, Child, ChildLateError, ChildLostError, StoppedError
+from valley_cli.media.fetch.read import Cancelled
+from valley_cli.media.picture.image import not_media
 from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, moves, sniff
 
 FIRST_SHARE_S = 60.0  # of the time, for the attempt with decord; the second has the rest

@@ -16,7 +16,7 @@ from typing import Any
 import av
 import av.logging
 
-from valley_cli.media.video_types import ClipError, Complaints, Index, Pixels
+from valley_cli.media.clip.types import ClipError, Complaints, Index, Pixels
 
 DEMUXERS = {"mkv": "matroska", "webm": "matroska", "mp4": "mov", "ts": "mpegts"}  # others by their own name
 CONVERT = "convert it where it plays: ffmpeg -i CLIP new.mp4"

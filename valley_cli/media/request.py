@@ -23,9 +23,9 @@ from valley_cli.engine.families.valley.preprocess import (
 )
 from valley_cli.errors import SourceError
 from valley_cli.media.cache import MediaCache, never, source_key
-from valley_cli.media.fetch import can_be_read_again, read_bytes
-from valley_cli.media.image import image_size, open_image
-from valley_cli.media.video import Clip, Frame, Plan, chosen_pictures, open_clip_file
+from valley_cli.media.clip.clip import Clip, Frame, Plan, chosen_pictures, open_clip_file
+from valley_cli.media.fetch.read import can_be_read_again, read_bytes
+from valley_cli.media.picture.image import image_size, open_image
 
 T = TypeVar("T")
 _POLL_S = 0.05  # how soon a request that is given up stops waiting for its turn

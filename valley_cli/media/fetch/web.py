@@ -23,8 +23,8 @@ from requests.utils import get_auth_from_url
 from valley_cli import __version__
 from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
-from valley_cli.media.fetch import Cancelled, Progress, cannot_keep, max_bytes, timeout_s, too_large
-from valley_cli.media.pinned import Deadline, ForbiddenError, PinnedAdapter, UnreachableError
+from valley_cli.media.fetch.pinned import Deadline, ForbiddenError, PinnedAdapter, UnreachableError
+from valley_cli.media.fetch.read import Cancelled, Progress, cannot_keep, max_bytes, timeout_s, too_large
 from valley_cli.text import printable, printable_url, sniff
 
 _CHUNK = 64 * 1024
