@@ -21,7 +21,7 @@ from valley_cli.chat.slash_files import clipboard_tool
 from valley_cli.chat.store import Autosave, last_saved, state_folder, write_json
 from valley_cli.engine import open_engine
 from valley_cli.errors import ValleyError
-from valley_cli.messages import write_transcript
+from valley_cli.sources.transcript import write_transcript
 
 
 @pytest.fixture(scope="module")

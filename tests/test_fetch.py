@@ -22,10 +22,10 @@ import requests
 from tests.servers import Handler, Route, Server, drip, endless, gzip_bomb, in_turn, redirect, send, short
 from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError
-from valley_cli.inputs import expand_sources
 from valley_cli.media.fetch.address import refusal
 from valley_cli.media.fetch.pinned import Deadline, ForbiddenError, PinnedAdapter
 from valley_cli.media.fetch.read import open_file, read_bytes
+from valley_cli.sources.expand import expand_sources
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 400
 QUICK = MediaLimits(retries=0, backoff_s=0.01, image_timeout_s=20.0)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from valley_cli.api import Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
-from valley_cli.inputs import expand_sources
+from valley_cli.sources.expand import expand_sources
 from valley_cli.text import printable, printable_url, sniff
 
 
@@ -297,6 +297,8 @@ def test_sniff_goes_by_the_bytes(data: bytes, kind: str) -> None:
 
 
 def test_inputs_loads_nothing_heavy() -> None:
-    code = "import sys, valley_cli.inputs as i; i.expand_sources(['http://h/a', 'data:,x']); print(*sys.modules)"
+    code = (
+        "import sys, valley_cli.sources.expand as i; i.expand_sources(['http://h/a', 'data:,x']); print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "PIL", "torch", "requests", "rich", "typer", "valley_cli.media"} & set(loaded)

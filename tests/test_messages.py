@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import IMAGES
 from valley_cli.api import FrameSelection, Media, Message
 from valley_cli.errors import SourceError, UsageError
-from valley_cli.inputs import expand_sources
-from valley_cli.messages import (
+from valley_cli.settings import load_settings, override
+from valley_cli.sources.expand import expand_sources
+from valley_cli.sources.transcript import (
     Kind,
     Transcript,
     read_messages,
@@ -22,7 +23,6 @@ from valley_cli.messages import (
     write_message,
     write_transcript,
 )
-from valley_cli.settings import load_settings, override
 
 PICTURE, OTHER = str(IMAGES / "m0_64x64.png"), str(IMAGES / "m4_200x60.png")
 A, B = Media(PICTURE, path=PICTURE), Media(OTHER, path=OTHER)

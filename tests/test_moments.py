@@ -8,7 +8,7 @@ import pytest
 
 from valley_cli.api import FrameSelection
 from valley_cli.errors import UsageError
-from valley_cli.moments import read_selection, read_time, split_options, write_selection
+from valley_cli.sources.times import read_selection, read_time, split_options, write_selection
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from typing import Any
 from valley_cli.api import Media, MediaLimits, Message, Request
 from valley_cli.batch.lines import Line
 from valley_cli.errors import RowError
-from valley_cli.inputs import Kind, expand_sources
-from valley_cli.messages import read_media, read_messages, read_transcript, up_to_question
-from valley_cli.moments import read_selection
 from valley_cli.settings import ANSWER_KEYS, Settings, override
+from valley_cli.sources.expand import Kind, expand_sources
+from valley_cli.sources.times import read_selection
+from valley_cli.sources.transcript import read_media, read_messages, read_transcript, up_to_question
 from valley_cli.text import printable
 
 ONE, SEVERAL, CLIP = "Describe the given image.", "Describe the given images.", "Describe the given video."

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from valley_cli.api import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.chat.conversation import Attachment
 from valley_cli.errors import SourceError, UsageError
-from valley_cli.inputs import expand_sources
-from valley_cli.messages import Kind, OpenSource
+from valley_cli.sources.expand import expand_sources
+from valley_cli.sources.transcript import Kind, OpenSource
 from valley_cli.text import CLIPS, SNIFF_BYTES, printable, printable_url, sniff
 
 _CLIP_NAMES = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi)$", re.I)

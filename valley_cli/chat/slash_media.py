@@ -10,9 +10,9 @@ from valley_cli.chat.attach import split_words
 from valley_cli.chat.conversation import Attachment
 from valley_cli.chat.session import Session
 from valley_cli.errors import UsageError
-from valley_cli.messages import Kind
-from valley_cli.moments import split_options
 from valley_cli.render import is_terminal, say
+from valley_cli.sources.times import split_options
+from valley_cli.sources.transcript import Kind
 
 
 def attach(

@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from valley_cli.api import Media, MediaLimits
 from valley_cli.descriptors import check_may_name
 from valley_cli.errors import RefusedError, SourceError, UsageError
-from valley_cli.gather import gather_clips
+from valley_cli.sources.frames import gather_clips
 from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, printable_source, sniff
 
 Kind = Literal["image", "video"]

@@ -34,10 +34,10 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal
 
-from valley_cli import moments
 from valley_cli.api import Media, Message
 from valley_cli.errors import UsageError
 from valley_cli.settings import ANSWER_KEYS
+from valley_cli.sources import times as moments
 from valley_cli.text import PICTURES, SNIFF_BYTES, printable, sniff
 
 Kind = Literal["image", "video"]
