@@ -13,8 +13,8 @@ from valley_cli.chat.opening import Opening
 from valley_cli.chat.session import Session
 from valley_cli.chat.store import Autosave
 from valley_cli.engine import open_engine
-from valley_cli.render import Renderer, StatusLine
 from valley_cli.settings import Settings, load_settings
+from valley_cli.terminal.render import Renderer, StatusLine
 
 EXAMPLES = ROOT / "examples"
 STAR, SHAPES, RING = (str(EXAMPLES / f"{name}.png") for name in ("star", "shapes", "ring"))

@@ -17,7 +17,7 @@ from valley_cli.api import Cost, Done, Engine, EngineOptions, Event, MediaLimits
 from valley_cli.commands.bench import PICTURE_WH, measure, noise
 from valley_cli.engine import open_engine
 from valley_cli.media.picture.image import open_image
-from valley_cli.render import StatusLine
+from valley_cli.terminal.render import StatusLine
 
 TINY = ("-m", str(VALLEY25), "--tokens", "40", "--device", "cpu")
 

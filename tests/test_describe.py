@@ -21,7 +21,7 @@ from tests.servers import Server, send
 from valley_cli.api import About, Cost, Event, OnStage, Request, TextDelta, ThinkDelta, unheard
 from valley_cli.commands.answering import show_answer
 from valley_cli.errors import DeviceError, TimedOutError, ValleyError
-from valley_cli.render import Renderer, Reply, StatusLine
+from valley_cli.terminal.render import Renderer, Reply, StatusLine
 
 TINY = ("-m", str(VALLEY25), "--max-new-tokens", "8")
 PICTURE = str(IMAGES / "m0_64x64.png")

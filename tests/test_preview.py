@@ -18,7 +18,7 @@ from PIL import Image
 from tests.talk import SHAPES, STAR
 from valley_cli.api import Media, MediaLimits, Request
 from valley_cli.commands.answering import with_preview
-from valley_cli.media.preview import (
+from valley_cli.terminal.preview import (
     Graphics,
     Screen,
     draw,
@@ -29,8 +29,8 @@ from valley_cli.media.preview import (
     screen_of,
     sheet,
 )
-from valley_cli.media.preview_sixel import sixels
-from valley_cli.render import Renderer, StatusLine
+from valley_cli.terminal.preview_sixel import sixels
+from valley_cli.terminal.render import Renderer, StatusLine
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from valley_cli.api import (
     unheard,
 )
 from valley_cli.errors import ValleyError
-from valley_cli.render import Renderer, Reply, StatusLine, safe_text, stage_text
+from valley_cli.terminal.render import Renderer, Reply, StatusLine, safe_text, stage_text
 
 DONE = Done("stop", Usage(20, 4, 3), Timings(0.1, 0.2, 0.3, 0.4, 50.0, 2_000_000_000), "tiny")
 

@@ -12,7 +12,7 @@ from valley_cli.batch.records import Outcome, complaint
 from valley_cli.batch.rows import Row
 from valley_cli.batch.run import WINDOW, Run
 from valley_cli.errors import EXIT_FAILED_ROWS, PromptError, RoomError, UsageError
-from valley_cli.render import size_text
+from valley_cli.terminal.render import size_text
 
 _MAX_NAMED = 1000  # faulty rows in the JSON object
 

@@ -12,7 +12,7 @@ from valley_cli.batch.filing import FileOutput
 from valley_cli.batch.index import Index
 from valley_cli.batch.records import record_line
 from valley_cli.errors import ValleyError
-from valley_cli.render import Renderer, StatusLine
+from valley_cli.terminal.render import Renderer, StatusLine
 from valley_cli.text import printable
 
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from valley_cli.api import Stage
 from valley_cli.batch.records import Finished
-from valley_cli.render import StatusLine, is_terminal, say
+from valley_cli.terminal.render import StatusLine, is_terminal, say
 
 REDRAW_S, PLAIN_S = 0.1, 30.0
 SHOWN_ERRORS = 5

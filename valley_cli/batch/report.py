@@ -22,7 +22,7 @@ from valley_cli.api import FrameSelection, Media, MediaLimits, Stage
 from valley_cli.batch.records import read_record
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.media.picture.image import thumbnail
-from valley_cli.render import StatusLine
+from valley_cli.terminal.render import StatusLine
 from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, printable, sniff
 
 MAX_ROWS = 50_000  # more than a browser shows with pleasure

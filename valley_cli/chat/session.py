@@ -15,9 +15,9 @@ from valley_cli.chat.opening import Opening
 from valley_cli.chat.room import check_room
 from valley_cli.chat.store import Autosave
 from valley_cli.errors import UsageError, ValleyError
-from valley_cli.render import Renderer, Reply, error_record, safe_text, say
 from valley_cli.settings import ANSWER_KEYS, Settings, override
 from valley_cli.sources.transcript import OpenSource, Transcript, read_transcript, write_transcript
+from valley_cli.terminal.render import Renderer, Reply, error_record, safe_text, say
 from valley_cli.text import printable
 
 

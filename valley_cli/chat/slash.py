@@ -11,7 +11,7 @@ from valley_cli.chat import slash_files, slash_media, slash_model
 from valley_cli.chat.attach import dropped_paths
 from valley_cli.chat.session import Session
 from valley_cli.errors import UsageError
-from valley_cli.render import stats_line
+from valley_cli.terminal.render import stats_line
 
 BLOCK = '"""'
 

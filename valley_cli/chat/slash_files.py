@@ -15,8 +15,8 @@ from valley_cli.chat.attach import sources_of_file, split_words
 from valley_cli.chat.session import Session
 from valley_cli.chat.store import read_json, save_as
 from valley_cli.errors import UsageError, ValleyError
-from valley_cli.render import is_terminal, say
 from valley_cli.sources.transcript import write_transcript
+from valley_cli.terminal.render import is_terminal, say
 from valley_cli.text import printable
 
 COPY_TIMEOUT_S = 5

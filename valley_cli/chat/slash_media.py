@@ -10,9 +10,9 @@ from valley_cli.chat.attach import split_words
 from valley_cli.chat.conversation import Attachment
 from valley_cli.chat.session import Session
 from valley_cli.errors import UsageError
-from valley_cli.render import is_terminal, say
 from valley_cli.sources.times import split_options
 from valley_cli.sources.transcript import Kind
+from valley_cli.terminal.render import is_terminal, say
 
 
 def attach(
@@ -30,7 +30,7 @@ def show(session: Session, items: Sequence[Attachment]) -> None:
     if renderer.quiet or not items:
         return
     if session.settings.preview and is_terminal(renderer.err):
-        from valley_cli.media.preview import draw, pictures_of, screen_of
+        from valley_cli.terminal.preview import draw, pictures_of, screen_of
 
         screen = screen_of(renderer.err, os.environ)
         images = [pictures_of(item.held, session.attacher.limits)[1] for item in items if item.held]

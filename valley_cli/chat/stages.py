@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from valley_cli.api import Stage
 from valley_cli.chat.session import Session
-from valley_cli.render import StatusLine, stage_text
+from valley_cli.terminal.render import StatusLine, stage_text
 
 
 class Stages:

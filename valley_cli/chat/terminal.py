@@ -13,7 +13,7 @@ from valley_cli.chat.session import Session
 from valley_cli.chat.slash import attempt
 from valley_cli.chat.slash_media import show
 from valley_cli.chat.stages import Stages, bar
-from valley_cli.render import wants_colour
+from valley_cli.terminal.render import wants_colour
 
 GREETING = "/help lists the commands; Ctrl-D leaves."
 UNANSWERED = "(not answered; /regen asks again)"

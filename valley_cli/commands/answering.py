@@ -13,8 +13,8 @@ from valley_cli.api import Engine, EngineOptions, Event, Media, MediaLimits, Mes
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.errors import UsageError
-from valley_cli.render import Renderer, Reply, StatusLine, cost_record, cost_table, is_terminal, say
 from valley_cli.settings import Settings
+from valley_cli.terminal.render import Renderer, Reply, StatusLine, cost_record, cost_table, is_terminal, say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +55,7 @@ def build_request(settings: Settings, media: tuple[Media, ...], question: str, s
 
 def show_pictures(images: Sequence[Image], renderer: Renderer) -> None:
     """Show pictures on stderr, where that is a terminal."""
-    from valley_cli.media.preview import draw, screen_of
+    from valley_cli.terminal.preview import draw, screen_of
 
     screen = None if renderer.quiet else screen_of(renderer.err, os.environ)
     if screen and images:
@@ -65,7 +65,7 @@ def show_pictures(images: Sequence[Image], renderer: Renderer) -> None:
 
 def with_preview(request: Request, renderer: Renderer, limits: MediaLimits) -> Request:
     """Show the pictures of ``request``; they are in memory then, so that nothing is fetched twice."""
-    from valley_cli.media.preview import pictures_of
+    from valley_cli.terminal.preview import pictures_of
 
     if renderer.quiet or not is_terminal(renderer.err):
         return request

@@ -22,9 +22,9 @@ from valley_cli.commands import options as opt
 from valley_cli.commands.output import open_output
 from valley_cli.engine import open_engine
 from valley_cli.errors import EXIT_INTERRUPTED, UsageError
-from valley_cli.render import Renderer
 from valley_cli.settings import Settings
 from valley_cli.sources.expand import expand_sources
+from valley_cli.terminal.render import Renderer
 from valley_cli.text import printable
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

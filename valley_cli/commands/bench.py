@@ -21,8 +21,8 @@ from valley_cli.api import Cost, Done, Engine, Media, Message, Request, Sampling
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.errors import UsageError
-from valley_cli.render import Renderer, StatusLine, size_text
 from valley_cli.settings import Settings
+from valley_cli.terminal.render import Renderer, StatusLine, size_text
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 BATCHES = (4, 16)

@@ -19,8 +19,8 @@ from valley_cli.chat.store import Autosave, last_saved, read_json, state_folder
 from valley_cli.commands import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.errors import UsageError
-from valley_cli.render import Renderer, StatusLine
 from valley_cli.settings import Settings, override
+from valley_cli.terminal.render import Renderer, StatusLine
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 CACHE_BYTES = 512_000_000  # of decoded pictures: each turn measures and sends all of them

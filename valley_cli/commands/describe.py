@@ -23,9 +23,9 @@ from valley_cli.commands.answering import (
 )
 from valley_cli.commands.output import open_output
 from valley_cli.errors import SourceError
-from valley_cli.render import Renderer, StatusLine, error_record, say
 from valley_cli.settings import Settings
 from valley_cli.sources.expand import expand_sources
+from valley_cli.terminal.render import Renderer, StatusLine, error_record, say
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 ONE, SEVERAL = "Describe the given image.", "Describe the given images."

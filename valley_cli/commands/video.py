@@ -25,10 +25,10 @@ from valley_cli.commands.clips import check_fits, clip_record, cost_line
 from valley_cli.commands.output import open_output
 from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
 from valley_cli.errors import UsageError
-from valley_cli.render import Renderer, StatusLine, cost_record, cost_table, say
 from valley_cli.settings import Settings
 from valley_cli.sources.expand import expand_sources
 from valley_cli.sources.times import read_time
+from valley_cli.terminal.render import Renderer, StatusLine, cost_record, cost_table, say
 
 if TYPE_CHECKING:
     from valley_cli.media.clip.clip import Clip, Frame

@@ -106,7 +106,7 @@ def draw(images: Sequence[Image.Image], screen: Screen) -> str:
         data = _png(image.resize((width, height)))
         return f"\x1b]1337;File=inline=1;size={len(data)};width={columns};height={rows}:{_base64(data)}\x07\n"
     if screen.graphics == "sixel":
-        from valley_cli.media.preview_sixel import sixels  # numpy
+        from valley_cli.terminal.preview_sixel import sixels  # numpy
 
         return sixels(image.resize((width, height))) + "\n"
     return half_blocks(image.resize((columns, 2 * rows)), true_colour=screen.graphics == "truecolor")
