@@ -19,7 +19,7 @@ from tests.commands import COLD_LIMIT_S, SCRIPT, Terminal, cold, environment, in
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from tests.servers import Server, send
 from valley_cli.api import About, Cost, Event, OnStage, Request, TextDelta, ThinkDelta, unheard
-from valley_cli.commands.answering import show_answer
+from valley_cli.commands.shared.answering import show_answer
 from valley_cli.errors import DeviceError, TimedOutError, ValleyError
 from valley_cli.terminal.render import Renderer, Reply, StatusLine
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.talk import SHAPES, STAR
 from valley_cli.api import Media, MediaLimits, Request
-from valley_cli.commands.answering import with_preview
+from valley_cli.commands.shared.answering import with_preview
 from valley_cli.terminal.preview import (
     Graphics,
     Screen,

@@ -18,8 +18,8 @@ from valley_cli.batch.output import NoOutput, open_out
 from valley_cli.batch.progress import Progress, Tally
 from valley_cli.batch.rows import ONE, RowReader
 from valley_cli.batch.run import Plan, Run, parse_shard
-from valley_cli.commands import options as opt
-from valley_cli.commands.output import open_output
+from valley_cli.commands.shared import options as opt
+from valley_cli.commands.shared.output import open_output
 from valley_cli.engine import open_engine
 from valley_cli.errors import EXIT_INTERRUPTED, UsageError
 from valley_cli.settings import Settings

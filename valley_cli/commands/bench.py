@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from valley_cli.api import Cost, Done, Engine, Media, Message, Request, Sampling, Stage
-from valley_cli.commands import options as opt
+from valley_cli.commands.shared import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.errors import UsageError
 from valley_cli.settings import Settings

@@ -16,7 +16,7 @@ from valley_cli.chat.opening import Opening
 from valley_cli.chat.session import Session
 from valley_cli.chat.stages import Stages
 from valley_cli.chat.store import Autosave, last_saved, read_json, state_folder
-from valley_cli.commands import options as opt
+from valley_cli.commands.shared import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.errors import UsageError
 from valley_cli.settings import Settings, override

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from valley_cli.api import Engine, Event, Media, Request, Stage
-from valley_cli.commands import options as opt
-from valley_cli.commands.answering import (
+from valley_cli.commands.shared import options as opt
+from valley_cli.commands.shared.answering import (
     build_request,
     check_stdin_once,
     inputs_of,
@@ -21,7 +21,7 @@ from valley_cli.commands.answering import (
     show_cost,
     with_preview,
 )
-from valley_cli.commands.output import open_output
+from valley_cli.commands.shared.output import open_output
 from valley_cli.errors import SourceError
 from valley_cli.settings import Settings
 from valley_cli.sources.expand import expand_sources

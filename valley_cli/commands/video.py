@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from valley_cli.api import Engine, FrameSelection, Media, MediaLimits, Request, Stage
-from valley_cli.commands import options as opt
-from valley_cli.commands.answering import (
+from valley_cli.commands.shared import options as opt
+from valley_cli.commands.shared.answering import (
     build_request,
     check_stdin_once,
     inputs_of,
@@ -21,9 +21,9 @@ from valley_cli.commands.answering import (
     show_answer,
     show_pictures,
 )
-from valley_cli.commands.clips import check_fits, clip_record, cost_line
-from valley_cli.commands.output import open_output
-from valley_cli.commands.pictures_out import check_pictures_out, save_pictures
+from valley_cli.commands.shared.clips import check_fits, clip_record, cost_line
+from valley_cli.commands.shared.output import open_output
+from valley_cli.commands.shared.pictures_out import check_pictures_out, save_pictures
 from valley_cli.errors import UsageError
 from valley_cli.settings import Settings
 from valley_cli.sources.expand import expand_sources

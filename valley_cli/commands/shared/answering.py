@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from valley_cli.api import Engine, EngineOptions, Event, Media, MediaLimits, Message, Request, answering
-from valley_cli.commands import options as opt
+from valley_cli.commands.shared import options as opt
 from valley_cli.engine import open_engine
 from valley_cli.errors import UsageError
 from valley_cli.settings import Settings
