@@ -49,7 +49,7 @@ def test_few_rows_are_multiplied_as_they_lie_and_many_by_blocks() -> None:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another processor has other layouts")
 def test_without_avx_512_towers_and_decoder_unpack_bfloat16_and_say_the_same() -> None:
     check = (
-        "import torch; from valley_cli.engine.models import products as p; from valley_cli.__main__ import main\n"
+        "import torch; from valley_cli.engine.layers import matmul as p; from valley_cli.__main__ import main\n"
         "assert not p.can_pack(torch.bfloat16) and p.rows_worth_unpacking(torch.bfloat16) in p.TRIED_ROWS\n"
         "assert p.choose_layout(torch.device('cpu'), torch.bfloat16, False) == 'unpacked'\n"
         "assert p.choose_layout(torch.device('cpu'), torch.float32, False) == 'packed'\n"

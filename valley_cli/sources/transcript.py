@@ -37,7 +37,7 @@ from typing import Any, Literal
 from valley_cli.api import Media, Message
 from valley_cli.errors import UsageError
 from valley_cli.settings import ANSWER_KEYS
-from valley_cli.sources import times as moments
+from valley_cli.sources import times
 from valley_cli.text import PICTURES, SNIFF_BYTES, printable, sniff
 
 Kind = Literal["image", "video"]
@@ -146,7 +146,7 @@ def _read_video(found: Any, open_source: OpenSource) -> tuple[Media, ...]:
         raise UsageError(f"a video is {_kind(found)}, not a source or an object with one")
     if unknown := sorted(set(found) - {*moments.KEYS} - {"source"}):
         raise UsageError(f"a video has the unknown key {_shown(unknown[0])}")
-    wanted, source = moments.read_selection(found), found.get("source")
+    wanted, source = times.read_selection(found), found.get("source")
     if isinstance(source, list):
         frames = [frame for name in source for frame in open_source(_text(name, "a frame"), "image")]
         if not frames:
@@ -230,7 +230,7 @@ def write_source(media: Media) -> Any:
     if media.kind == "image":
         return _address(media)
     source = [_address(frame) for frame in media.frames] if media.frames else _address(media)
-    options = moments.write_selection(media.selection) if media.selection else {}
+    options = times.write_selection(media.selection) if media.selection else {}
     return {"source": source} | options if options or media.frames else source
 
 

@@ -65,7 +65,7 @@ def resolve_checkpoint(
     if _is_folder(model, known=info is not None):
         return _from_folder(model, revision)
     if info is not None and info.embedded:
-        folder = Path(__file__).parent.parent / "assets" / info.embedded
+        folder = Path(__file__).parents[2] / "assets" / info.embedded
         require_whole(folder, f"the embedded model {info.name}", "install valley again, or choose a model with -m")
         return Checkpoint(folder, info, info.name)
     if info is None and not REPO_ID.fullmatch(model):

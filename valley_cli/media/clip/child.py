@@ -15,7 +15,7 @@ from typing import Any
 
 from valley_cli.media.fetch.read import Cancelled
 
-_PACKAGE_ROOT = str(Path(__file__).parents[2])
+_PACKAGE_ROOT = str(Path(__file__).parents[3])
 _WORKER = "valley_cli.media.clip.worker"
 _POLL_S = 0.1  # how soon a cancelled wait ends
 _CHUNK = 1 << 20

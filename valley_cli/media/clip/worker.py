@@ -99,12 +99,12 @@ def open_decoder(job: dict[str, Any], complaints: Complaints) -> Decoder:
 
         return open_pillow(path, kind, job["max_pixels"])
     try:
-        from valley_cli.media.clip import libav as video_av
+        from valley_cli.media.clip import libav
     except ModuleNotFoundError as error:
         if error.name != "av":
             raise
         raise ClipError(f"is {kind.upper()}, which needs PyAV here", INSTALL) from None
-    decoder = video_av.open_av(path, kind, job["max_pixels"], complaints)
+    decoder = libav.open_av(path, kind, job["max_pixels"], complaints)
     if job["decoder"] == "auto":
         from valley_cli.media.clip.decord import open_decord
 
