@@ -16,7 +16,7 @@ and a file that holds one object over several lines is one row of ``batch`` too:
     }
 
 A source is a path, an address or a ``data:`` URI. ``image`` and ``video`` stand for lists of one. A clip's object may
-hold ``frames``, ``fps``, ``max_frames``, ``start``, ``end``, ``at`` and ``frame_rate`` (``moments``; seconds, or
+hold ``frames``, ``fps``, ``max_frames``, ``start``, ``end``, ``at`` and ``frame_rate`` (``times``; seconds, or
 times as typed); its ``source`` may be a list of pictures, its frames in order. ``content`` may also be OpenAI's list
 of parts: ``text``, ``image_url`` and ``video_url`` (whose object may hold the same options). ``<image>`` in a text of
 ours is a picture's place; OpenAI's form has parts for that, so it is text there. To replay a conversation that ends in
@@ -144,7 +144,7 @@ def _read_video(found: Any, open_source: OpenSource) -> tuple[Media, ...]:
         return open_source(found, "video")
     if not isinstance(found, dict):
         raise UsageError(f"a video is {_kind(found)}, not a source or an object with one")
-    if unknown := sorted(set(found) - {*moments.KEYS} - {"source"}):
+    if unknown := sorted(set(found) - {*times.KEYS} - {"source"}):
         raise UsageError(f"a video has the unknown key {_shown(unknown[0])}")
     wanted, source = times.read_selection(found), found.get("source")
     if isinstance(source, list):
@@ -192,7 +192,7 @@ def _read_part(part: Json, kind: str, open_source: OpenSource) -> tuple[Media, .
     source = _text(address, f"the url of a part of type {kind}")
     if kind == "image_url":
         return open_source(source, "image")
-    options = {key: value[key] for key in moments.KEYS if key in value} if isinstance(value, dict) else {}
+    options = {key: value[key] for key in times.KEYS if key in value} if isinstance(value, dict) else {}
     return _read_video({"source": source} | options, open_source)
 
 
