@@ -34,8 +34,9 @@ def write_checkpoint(folder: Path, dtype_name: str) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig, VitConfig
+    from valley_cli.engine.families.valley.config import ValleyConfig
     from valley_cli.engine.families.valley.model import Valley
+    from valley_cli.engine.layers.config import TextConfig, VitConfig
 
     text = TextConfig(
         VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD_DIM, 1e-6, 1e6, 32768, False, True, False

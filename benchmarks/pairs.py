@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig
+from valley_cli.engine.families.valley.config import ValleyConfig
 from valley_cli.engine.families.valley.model import Valley
+from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.run.runner import Runner
 
 

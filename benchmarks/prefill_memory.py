@@ -29,8 +29,9 @@ import torch
 
 from benchmarks.pairs import HALF_B
 from benchmarks.report import ROOT, finish, show_machine, status_bytes
-from valley_cli.engine.families.valley.config import TextConfig, ValleyConfig
+from valley_cli.engine.families.valley.config import ValleyConfig
 from valley_cli.engine.families.valley.model import Valley
+from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.run.worker import PIECE_TOKENS
 from valley_cli.engine.schedule.slots import Segment

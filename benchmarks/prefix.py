@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from benchmarks.report import ROOT, finish
 from valley_cli.api import Done, Engine, EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine import open_engine
-from valley_cli.engine.families.valley.config import ProjectorConfig, SiglipConfig, TextConfig, ValleyConfig, VitConfig
+from valley_cli.engine.families.valley.config import ProjectorConfig, ValleyConfig
 from valley_cli.engine.families.valley.model import Valley
+from valley_cli.engine.layers.config import SiglipConfig, TextConfig, VitConfig
 
 BAR = 0.15
 TINY = ROOT / "tests" / "data" / "golden" / "valley2-tiny" / "checkpoint"

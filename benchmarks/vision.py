@@ -24,8 +24,8 @@ from torch import Tensor
 
 from benchmarks.report import finish, show_machine, status_bytes
 from valley_cli.engine.families.valley import geometry
-from valley_cli.engine.families.valley.config import SiglipConfig, VitConfig
 from valley_cli.engine.families.valley.model import TILES_AT_ONCE
+from valley_cli.engine.layers.config import SiglipConfig, VitConfig
 from valley_cli.engine.layers.matmul import multiplies_slowly
 from valley_cli.engine.layers.vision import SiglipTower, VitTower
 

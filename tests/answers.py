@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 
-from valley_cli.api import Cost, Done, Engine, Event, Request, Stage, TextDelta, ThinkDelta
+from valley_cli.api import Cost, Done, Engine, Event, MediaLimits, Request, Stage, TextDelta, ThinkDelta
+from valley_cli.engine.families.base import Prepared
+from valley_cli.engine.families.valley.opened import CheckpointFiles
+from valley_cli.engine.families.valley.prepare import ValleyPlan
+from valley_cli.engine.families.valley.preprocess import Picture
+from valley_cli.media.request import Effort, MediaReader
 
 
 def generate(engine: Engine, request: Request) -> Generator[TextDelta | ThinkDelta | Done, None, None]:
@@ -32,3 +37,18 @@ class Told:
 
     def cancel(self) -> None:
         pass
+
+
+def plan_of(files: CheckpointFiles, request: Request, effort: Effort | None = None) -> ValleyPlan:
+    """What the request takes, as ``files`` alone see it."""
+    return files.plan(request, MediaReader(MediaLimits()), effort or Effort())
+
+
+def prepared_of(files: CheckpointFiles, plan: ValleyPlan, effort: Effort | None = None) -> Prepared:
+    """The plan's pictures decoded."""
+    return files.prepare(plan, MediaReader(MediaLimits()), effort or Effort())
+
+
+def pictures_of(prepared: Prepared) -> tuple[Picture, ...]:
+    """The tensors of its pictures."""
+    return tuple(item for item in prepared.items if isinstance(item, Picture))

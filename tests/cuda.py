@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tests.answers import generate
 from tests.decoders import ROOM, Served, full_logits, greedy_alone, prompt, tiny
 from valley_cli.api import Done, EngineOptions, Message, OnStage, Request, Sampling, Stage
-from valley_cli.engine.families.valley.config import TextConfig, VitConfig
+from valley_cli.engine.layers.config import TextConfig, VitConfig
 from valley_cli.engine.layers.vision import VitTower
 from valley_cli.engine.run.cuda_graphs import Batch
 from valley_cli.engine.run.decode_step import StaticStep, flash_works
@@ -135,7 +135,7 @@ def golden_answers(device: torch.device) -> None:
 
     for path in sorted(GOLDEN.glob("*/cases/*.json")):
         case = Case(path)
-        engine = LocalEngine(case.files, None, "golden", EngineOptions(device=str(device), dtype="float32"))
+        engine = LocalEngine(case.files, "golden", EngineOptions(device=str(device), dtype="float32"))
         runner = Runner(load_model(case.files, device, torch.float32), device, record_after=0)
 
         def load(_: OnStage, runner: Runner = runner) -> Runner:
@@ -166,7 +166,7 @@ def the_engine_s_thread_takes_its_card(device: torch.device) -> None:
     others = [card for card in range(cards) if card != index]
     before = [torch.cuda.memory_reserved(card) for card in others]
     files = read_checkpoint(GOLDEN / "valley2.5-tiny" / "checkpoint")
-    engine = LocalEngine(files, None, "tiny", EngineOptions(device=str(device)))
+    engine = LocalEngine(files, "tiny", EngineOptions(device=str(device)))
     engine.load(note)
     sampling = Sampling(max_new_tokens=60, ignore_eos=True)  # enough for steps to be recorded
     *_, done = generate(engine, Request((Message("user", "Hello?"),), sampling=sampling))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valley_cli.engine.families.valley.config import TextConfig
 from valley_cli.engine.layers.basic import RMSNorm
+from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import DecoderLayer, causal_attend, decode_hidden
 from valley_cli.engine.layers.fused import FusedDecoder, fuse
 from valley_cli.engine.layers.matmul import Layout, product

@@ -18,16 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from tests.answers import generate
+from tests.answers import generate, pictures_of, plan_of, prepared_of
 from valley_cli.api import EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine.checkpoint.tokenizer import load_tokenizer
+from valley_cli.engine.families.base import Prepared
 from valley_cli.engine.families.valley import geometry
+from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
-from valley_cli.engine.families.valley.prepare import Prepared, Preparer
+from valley_cli.engine.families.valley.prepare import ValleyPlan
 from valley_cli.engine.families.valley.preprocess import CLIP_MEAN, CLIP_STD, Picture
 from valley_cli.engine.families.valley.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.run.runner import load_runner
+from valley_cli.engine.run.unread import Unread
 from valley_cli.engine.schedule.detokenize import Detokenizer
 from valley_cli.engine.schedule.slots import Segment
 
@@ -108,27 +111,27 @@ class Case:
 
     def check(self) -> None:
         """Raises DiffersError at the first stage that is not the reference's."""
-        preparer = Preparer(self.files, None, EngineOptions().limits)
-        prepared = preparer.prepare(preparer.layout(self.request))
-        self._prompt(prepared)
-        self._pixels(prepared)
-        self._numbers(prepared)
+        plan = plan_of(self.files, self.request)
+        prepared = prepared_of(self.files, plan)
+        self._prompt(plan)
+        self._pixels(plan, prepared)
+        self._numbers(plan, prepared)
         self._answer()
 
-    def _prompt(self, prepared: Prepared) -> None:
-        prompt = prepared.layout.prompt
+    def _prompt(self, plan: ValleyPlan) -> None:
+        prompt = plan.prompt
         same("prompt_text", prompt.text, self.expected["prompt_text"])
         same("input_ids", list(prompt.input_ids), self.expected["input_ids"])
         same("placeholders", prompt.n_placeholders, self.expected["input_ids"].count(IMAGE_ID))
 
-    def _pixels(self, prepared: Prepared) -> None:
-        layout = prepared.layout
+    def _pixels(self, plan: ValleyPlan, prepared: Prepared) -> None:
+        pictures = pictures_of(prepared)
         expected = self.expected["images_encoded"]
-        costs = iter(layout.costs)
+        costs = iter(plan.costs)
         for index, entry in enumerate(expected):
-            if index >= len(prepared.pictures):
+            if index >= len(pictures):
                 break  # a picture without a placeholder: the reference encodes and then ignores it
-            picture, cost = prepared.pictures[index], next(costs)
+            picture, cost = pictures[index], next(costs)
             where = f"picture {index}"
             same(f"{where} size", list(picture.plan.size_wh), entry["size"])
             if entry.get("siglip") and picture.tiles is not None:
@@ -164,19 +167,21 @@ class Case:
         expected = entry.get("siglip", 0) * bool(config.siglip) + entry.get("qwen2vl", 0) * bool(config.vit)
         same(f"{where} tokens", found, expected)
 
-    def _numbers(self, prepared: Prepared) -> None:
+    def _numbers(self, plan: ValleyPlan, prepared: Prepared) -> None:
         """Features, merged length and last-position logits, through the runner."""
         runner = load_runner(self.files, "cpu", "float32")
-        for index, picture in enumerate(prepared.pictures):
-            for name, rows in zip(("siglip", "qwen2vl"), runner.towers.encode([picture])[0], strict=True):
+        assert isinstance(runner.model, Valley)
+        for index, picture in enumerate(pictures_of(prepared)):
+            for name, rows in zip(("siglip", "qwen2vl"), runner.model.encode_towers([picture])[0], strict=True):
                 key = f"feat_{name}_{index}"
                 if key in self.arrays and rows is not None:
                     found = rows.numpy()[self.arrays[f"{key}_idx"]]
                     close(f"picture {index} {name} features", found, self.arrays[key], FEATURE_TOLERANCE)
-        self._places(prepared)
-        merged = runner.merge(prepared.layout.prompt.input_ids, prepared.pictures)
+        self._places(plan)
+        unread = Unread(prepared.units, prepared.items, most_tokens=prepared.prompt_tokens)
+        merged = runner.merge_all([unread])[0]
         same("merged_length", len(merged), self.expected["merged_length"])
-        same("counted length", prepared.layout.prompt_tokens, self.expected["merged_length"])
+        same("counted length", plan.prompt_tokens, self.expected["merged_length"])
         runner.resize(len(merged))
         logits = runner.prefill(Segment(0, len(merged)), merged).numpy()
         top = self.expected["prefill"]["top5"]
@@ -184,15 +189,15 @@ class Case:
             same("top 5", list(np.argsort(-logits)[:5]), top)
         close("prefill logits", logits, self.arrays["prefill_logits_last"], LOGIT_TOLERANCE)
 
-    def _places(self, prepared: Prepared) -> None:
+    def _places(self, plan: ValleyPlan) -> None:
         """Where each picture's rows stand in the merged sequence, and how many there are."""
         place = index = 0
-        for token in prepared.layout.prompt.input_ids:
+        for token in plan.prompt.input_ids:
             if token != IMAGE_ID:
                 place += 1
                 continue
-            plan, cost = prepared.layout.plans[index], prepared.layout.costs[index]
-            vit_rows = plan.vit_tokens if self.files.config.vit else 0
+            cost = plan.costs[index]
+            vit_rows = plan.plans[index].vit_tokens if self.files.config.vit else 0
             starts = {"siglip": place, "qwen2vl": place + cost.tokens - vit_rows}
             counts = {"siglip": cost.tokens - vit_rows, "qwen2vl": vit_rows}
             for name, entry in (self.expected["images_encoded"][index].get("features") or {}).items():
@@ -203,7 +208,7 @@ class Case:
     def _answer(self) -> None:
         """Greedy tokens and text, through the engine's own door."""
         options = EngineOptions(device="cpu", dtype="float32")
-        engine = LocalEngine(self.files, None, self.folder.name, options)
+        engine = LocalEngine(self.files, self.folder.name, options)
         self.check_answer(engine)
         engine.close()
 

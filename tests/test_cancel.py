@@ -45,7 +45,7 @@ LONG = "word " * 2000
 
 
 def make() -> LocalEngine:
-    return LocalEngine(replace(FILES, eos_ids=frozenset()), None, "tiny", EngineOptions(device="cpu", dtype="float32"))
+    return LocalEngine(replace(FILES, eos_ids=frozenset()), "tiny", EngineOptions(device="cpu", dtype="float32"))
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_while_a_slow_address_is_read(engine: LocalEngine, kind: str) -> None:
 
 def test_while_the_model_is_loaded(engine: LocalEngine) -> None:
     gate = threading.Event()
-    runner = Runner(load_model(engine.files, CPU, torch.float32), CPU)
+    runner = Runner(load_model(FILES, CPU, torch.float32), CPU)
 
     def load(on_stage: Callable[[Stage], None]) -> Runner:
         on_stage(Stage("loading weights", 1, 2, "bytes"))
@@ -145,7 +145,7 @@ class Gated(Runner):
     """Waits at a gate when a prompt longer than a piece has been begun."""
 
     def __init__(self, engine: LocalEngine) -> None:
-        super().__init__(load_model(engine.files, CPU, torch.float32), CPU)
+        super().__init__(load_model(FILES, CPU, torch.float32), CPU)
         self.pieces = 0
         self.at_gate, self.gate = threading.Event(), threading.Event()
 

@@ -293,7 +293,7 @@ def test_many_requests_that_join_leave_and_are_cancelled_answer_as_single_ones(e
 
 def test_a_prompt_read_in_pieces_beside_an_answer_says_the_same() -> None:
     files = replace(read_checkpoint(VALLEY25), eos_ids=frozenset())  # answers go on until they are told to stop
-    opened = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    opened = LocalEngine(files, "tiny", EngineOptions(device="cpu"))
     beside = generate(opened, ask("talk", n=20_000))
     next(beside)
     long = ask("many words " * 900, OTHER, n=10)
@@ -301,7 +301,7 @@ def test_a_prompt_read_in_pieces_beside_an_answer_says_the_same() -> None:
     assert isinstance(next(beside), TextDelta)  # still under way
     beside.close()
     opened.close()
-    again = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    again = LocalEngine(files, "tiny", EngineOptions(device="cpu"))
     assert pieces.usage.prompt_tokens > 3 * 512
     assert pieces.token_ids == run(again, long)[1].token_ids
     again.close()
@@ -344,7 +344,7 @@ def test_a_small_model_takes_no_other_thread_s_processors() -> None:
         first.close()
         assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
         second.close()
-        broken = LocalEngine(replace(files, config=no_such_layers), None, "broken", EngineOptions(device="cpu"))
+        broken = LocalEngine(replace(files, config=no_such_layers), "broken", EngineOptions(device="cpu"))
         with pytest.raises(ModelError, match="missing"):
             next(generate(broken, ask()))
         broken.close()

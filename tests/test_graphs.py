@@ -120,7 +120,7 @@ def recorded() -> Iterator[Callable[[CheckpointFiles], LocalEngine]]:
     opened = []
 
     def make(files: CheckpointFiles) -> LocalEngine:
-        engine = LocalEngine(files, None, files.folder.name, EngineOptions(device="cpu", dtype="float32"))
+        engine = LocalEngine(files, files.folder.name, EngineOptions(device="cpu", dtype="float32"))
         model = load_model(files, torch.device("cpu"), torch.float32)
         runner = Runner(model, torch.device("cpu"), record_after=0)
         engine._worker = Worker(lambda _: runner)
@@ -144,7 +144,7 @@ def test_recorded_steps_under_random_joining_and_leaving_say_what_single_runs_sa
         for n in range(8)
         for sampling in (Sampling(max_new_tokens=30), sampled)
     ]
-    engine, plain = recorded(files), LocalEngine(files, None, "plain", EngineOptions(device="cpu", dtype="float32"))
+    engine, plain = recorded(files), LocalEngine(files, "plain", EngineOptions(device="cpu", dtype="float32"))
     alone = [token_ids(plain, request) for request in requests]
     plain.close()
 

@@ -1,8 +1,10 @@
-"""Imports go one way (each entry lists what a module may import of valley_cli; imports inside functions count)."""
+"""The floors of the house: imports go down."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,146 +12,57 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "valley_cli"
-EVERYWHERE = {"", "errors", "text"}
-PLAIN = EVERYWHERE | {"engine.base", "engine.registry", "libraries"}
-MEDIA = {"media", "media.address", "media.cache", "media.fetch", "media.image", "media.pinned", "media.web"}
-VIDEO = {"media.video", "media.video_sheet", "media.video_child", "media.video_reader", "media.video_select"}
-DECODING = {f"media.video_{name}" for name in ("av", "decord", "pillow", "select", "types", "worker")}  # in the child
-PREVIEW = {"media.preview", "media.preview_sixel"}
-CONFIG = {"engine.models.config"}
-FILES = {"engine.geometry", "engine.tokenizer", "engine.literal", "engine.prompt", "engine.preprocess"}
-FILES |= {"engine.checkpoint"} | CONFIG
-MODELS = {
-    f"engine.models.{name}"
-    for name in ("config", "fused", "layers", "products", "projector", "text", "valley", "vision")
+# From the top floor down: a module may import its own room and whatever lies on a lower floor, nothing of a room beside
+# it. A module belongs to the longest name here that it begins with. Imports inside functions count.
+FLOORS: list[tuple[str, ...]] = [
+    ("__main__",),
+    ("app",),
+    ("commands",),
+    ("commands.shared",),
+    ("chat", "batch"),
+    ("terminal",),
+    ("sources",),
+    ("engine",),
+    ("engine.local",),
+    ("engine.run",),
+    ("engine.schedule",),
+    ("engine.families.valley",),
+    ("engine.families",),
+    ("engine.layers",),
+    ("engine.hub",),
+    ("engine.checkpoint",),
+    ("engine.device",),
+    ("media.request",),
+    ("media.cache", "media.clip"),
+    ("media.picture",),
+    ("media.fetch",),
+    ("media",),
+    ("settings",),
+    ("api",),
+    ("libraries", "descriptors"),
+    ("text", "errors"),
+    ("",),
+]
+# What decodes a clip runs in a process of its own and starts as light as it can.
+CHILD = {f"media.clip.{name}" for name in ("libav", "decord", "pillow", "select", "types", "worker")}
+TORCH_ALLOWED = {
+    "engine.device.probe",
+    "engine.checkpoint.mapped",
+    *(f"engine.layers.{name}" for name in ("basic", "decoder", "fused", "matmul", "vision")),
+    *(f"engine.families.valley.{name}" for name in ("model", "projector", "weights", "opened")),
+    *(f"engine.run.{name}" for name in ("cuda_graphs", "decode_step", "encoders", "kvcache", "runner", "sampler")),
+    "engine.run.unread",
+    "engine.families.base",
 }
-COMMAND = {"commands", "commands.options", "commands.output", "settings", "render", "engine"} | PLAIN
-BATCH = {
-    "batch",
-    *(f"batch.{name}" for name in ("disk", "dryrun", "filing", "index", "lines", "output", "pipeline")),
-    *(f"batch.{name}" for name in ("progress", "records", "report", "rows", "run")),
-}
-TALK = {"messages", "moments", "inputs", "render", "settings"} | PLAIN
-SLASH = {"chat.attach", "chat.conversation", "chat.session", "chat.store"} | TALK
-RUNNING = {"engine.detokenize", "engine.failure", "engine.sequence", "engine.scheduler", "engine.space"}
-TENSORS = {
-    "engine.graphs",
-    "engine.static",
-    "engine.towers",
-    "engine.runner",
-    "engine.sampler",
-    "engine.kvcache",
-    "engine.mapped",
-    "engine.weights",
-} | MODELS
-
-ALLOWED: dict[str, set[str]] = {
-    "": set(),
-    "__main__": {"app"} | EVERYWHERE,
-    "app": EVERYWHERE,
-    "errors": set(),
-    "text": set(),
-    "libraries": {"errors", "text"},
-    "settings": PLAIN,
-    "descriptors": {"errors"},
-    "gather": PLAIN,
-    "inputs": {"descriptors", "gather"} | PLAIN,
-    "moments": PLAIN,
-    "messages": {"", "moments", "settings"} | PLAIN,
-    "render": PLAIN,
-    "chat": set(),
-    "chat.conversation": PLAIN,
-    "chat.opening": PLAIN,
-    "chat.store": PLAIN,
-    "chat.attach": {"chat.conversation", "media.fetch", "media.image", "media.video"} | TALK,
-    "chat.room": {"chat.conversation"} | PLAIN,
-    "chat.session": {f"chat.{name}" for name in ("attach", "conversation", "opening", "room", "store")} | TALK,
-    "chat.stages": {"chat.session"} | TALK,
-    **dict.fromkeys(PREVIEW, PREVIEW | MEDIA | PLAIN),
-    **{f"chat.slash_{name}": SLASH | PREVIEW for name in ("media", "model", "files")},
-    "chat.slash": {"chat"} | {f"chat.slash_{name}" for name in ("media", "model", "files")} | SLASH,
-    "chat.complete": {"chat.slash", "chat.slash_model"} | PLAIN,
-    "chat.lines": {"chat.session", "chat.slash"} | PLAIN,
-    "chat.editor": {"chat.complete", "chat.slash", "chat.store"} | PLAIN,
-    "chat.terminal": {f"chat.{name}" for name in ("editor", "session", "slash", "slash_media", "stages")} | TALK,
-    "commands": set(),
-    "commands.options": {"settings"} | PLAIN,
-    "commands.output": PLAIN,
-    "commands.batch": COMMAND | {"inputs", "engine.probe"} | BATCH,
-    **dict.fromkeys(BATCH, BATCH | {"inputs", "messages", "moments", "settings", "render"} | PLAIN),
-    "batch.report": BATCH | {"media.image", "media.video", "render"} | PLAIN,
-    "commands.chat": COMMAND
-    | {"chat"}
-    | {f"chat.{name}" for name in ("attach", "lines", "opening", "session", "stages", "store", "terminal")},
-    "commands.answering": COMMAND | {"media.preview"},
-    "commands.describe": COMMAND | {"commands.answering", "inputs"},
-    "commands.clips": COMMAND | MEDIA | VIDEO,
-    "commands.pictures_out": COMMAND | MEDIA | VIDEO,
-    "commands.video": COMMAND
-    | {"commands.answering", "commands.clips", "commands.pictures_out", "inputs", "moments"}
-    | MEDIA
-    | VIDEO,
-    "commands.bench": COMMAND | {"engine.probe"},
-    "media": set(),
-    **dict.fromkeys(MEDIA - {"media"}, MEDIA | {"descriptors"} | PLAIN),
-    **dict.fromkeys(DECODING, {"media"} | DECODING | PLAIN),
-    **dict.fromkeys(VIDEO, MEDIA | VIDEO | PLAIN),
-    "engine": {"engine.local"} | PLAIN,
-    "engine.base": set(),
-    "engine.registry": {"engine.base"},
-    "engine.tensorfiles": {"errors"},
-    "engine.snapshot": {"engine.tensorfiles", "errors"},
-    "engine.hub_errors": {"engine.snapshot"} | PLAIN,
-    "engine.shards": {"engine.snapshot", "engine.hub_errors"} | PLAIN,
-    "engine.download": {"engine.tensorfiles", "engine.snapshot", "engine.hub_errors", "engine.shards"} | PLAIN,
-    "engine.hub": {"engine.snapshot", "engine.hub_errors", "engine.download"} | PLAIN,
-    "engine.geometry": PLAIN,
-    "engine.limit": {"errors"},
-    "engine.models": set(),
-    "engine.models.config": PLAIN,
-    "engine.tokenizer": PLAIN,
-    "engine.literal": PLAIN,
-    "engine.prompt": {"engine.literal", "engine.tokenizer"} | PLAIN,
-    "engine.preprocess": {"engine", "engine.geometry"} | PLAIN,
-    "engine.checkpoint": {"engine.tensorfiles"} | FILES | PLAIN,
-    "engine.reading": {"engine", "engine.probe"} | FILES | MEDIA | VIDEO | PLAIN,
-    "engine.prepare": {"engine", "engine.reading", "media.cache"} | FILES | PLAIN,
-    "engine.probe": {"engine.checkpoint"} | PLAIN,
-    **dict.fromkeys(RUNNING, RUNNING | PLAIN),
-    # the names of what it carries and does not look into
-    "engine.sequence": {"engine.prepare", "engine.runner", "engine.sampler"} | RUNNING | PLAIN,
-    **{name: {"engine", "engine.geometry"} | MODELS | PLAIN for name in MODELS - CONFIG},
-    "engine.kvcache": {"engine.space"} | MODELS | PLAIN,
-    "engine.sampler": PLAIN,
-    "engine.towers": FILES | MODELS | PLAIN,
-    "engine.static": {"engine.sampler"} | MODELS | PLAIN,
-    "engine.graphs": {"engine.static"} | MODELS | PLAIN,
-    "engine.mapped": {"engine.tensorfiles"} | PLAIN,
-    "engine.weights": {"engine.mapped", "engine.probe"} | FILES | MODELS | PLAIN,
-    "engine.runner": {"engine.probe", "engine.space"} | TENSORS | FILES | PLAIN,
-    "engine.budget": {"engine.runner"} | RUNNING | PLAIN,
-    "engine.worker": {"engine.budget", "engine.runner", "engine.sampler"} | RUNNING | PLAIN,
-    "engine.local": {
-        "engine",
-        "engine.hub",
-        "engine.limit",
-        "engine.prepare",
-        "engine.probe",
-        "engine.reading",
-        "engine.runner",
-        "engine.worker",
-    }
-    | RUNNING
-    | FILES
-    | PLAIN,
-}
-TORCH_ALLOWED = TENSORS | {"engine.probe"}
+# of these only for the names of what they carry: at run time they do without
+NAMES_ONLY = {"engine.families.base", "engine.families.valley.opened", "engine.run.unread"}
 HEAVY = {"torch", "transformers", "safetensors"}
 # packages that only some modules may import, wherever the import stands
 RESERVED = {
-    "typer": {"app"} | {f"commands.{name}" for name in ("options", "describe", "video", "chat", "batch", "bench")},
-    "requests": {"media.pinned", "media.web"},
-    "huggingface_hub": {"engine.hub", "engine.hub_errors", "engine.shards", "engine.download"},
+    "typer": {"app", "commands.shared.options"}
+    | {f"commands.{name}" for name in ("describe", "video", "chat", "batch", "bench")},
+    "requests": {"media.fetch.pinned", "media.fetch.web"},
+    "huggingface_hub": {f"engine.hub.{name}" for name in ("resolve", "errors", "shards", "download")},
 }
 
 
@@ -183,13 +96,36 @@ def _submodule(name: str) -> str | None:
     return name if path.is_dir() or path.with_suffix(".py").is_file() else None
 
 
+def room_of(module: str) -> tuple[int, str]:
+    """(floor, room) of a module: of the longest name that it begins with."""
+    rooms = [(floor, room) for floor, names in enumerate(FLOORS) for room in names]
+    fitting = [(floor, room) for floor, room in rooms if module == room or (room and module.startswith(f"{room}."))]
+    assert fitting, f"{module} stands on no floor"
+    return max(fitting, key=lambda found: len(found[1]))
+
+
 @pytest.mark.parametrize("module", modules())
-def test_imports_go_one_way(module: str) -> None:
-    allowed = ALLOWED[module] | {module}
-    ours = {
-        name.removeprefix("valley_cli").lstrip(".") for name in imports(module) if name.split(".")[0] == "valley_cli"
-    }
-    assert ours <= allowed, f"{module} imports {sorted(ours - allowed)}"
+def test_imports_go_down(module: str) -> None:
+    floor, room = room_of(module)
+    for name in imports(module):
+        if name.split(".")[0] != "valley_cli":
+            continue
+        imported = name.removeprefix("valley_cli").lstrip(".")
+        to_floor, to_room = room_of(imported)
+        may = to_room == room or to_floor > floor
+        assert may, f"{module} (floor {floor}, {room}) imports {imported} (floor {to_floor}, {to_room})"
+
+
+@pytest.mark.parametrize("module", sorted(CHILD))
+def test_what_decodes_clips_starts_light(module: str) -> None:
+    ours = {name.removeprefix("valley_cli.") for name in imports(module) if name.startswith("valley_cli")}
+    assert ours <= CHILD | {"media.clip", "api", "errors", "text", "libraries"}
+
+
+@pytest.mark.parametrize("module", sorted(NAMES_ONLY))
+def test_what_only_names_tensors_runs_without_torch(module: str) -> None:
+    code = f"import valley_cli.{module}, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("module", modules())
@@ -228,5 +164,8 @@ def names_made(module: str) -> Iterator[str]:
             yield from (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
 
 
-def test_the_table_names_no_module_that_is_gone() -> None:
-    assert set(ALLOWED) <= set(modules())
+def test_the_table_names_no_room_that_is_gone() -> None:
+    rooms = {room for names in FLOORS for room in names}
+    assert rooms <= set(modules())
+    assert {room_of(module)[1] for module in modules()} == rooms
+    assert set(modules()) >= CHILD | TORCH_ALLOWED

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.answers import plan_of
 from tests.batches import PICTURE, batch, read_records, write_rows
 from tests.conftest import ROOT, VALLEY2, VALLEY25
-from valley_cli.api import EngineOptions, Media, Message, Request
+from valley_cli.api import Media, Message, Request
 from valley_cli.batch.lines import Line
 from valley_cli.batch.rows import RowReader
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
-from valley_cli.engine.families.valley.prepare import Preparer
 from valley_cli.engine.families.valley.prompt import Prompt
 from valley_cli.engine.hub.registry import ModelInfo, find
 from valley_cli.errors import PromptError
@@ -40,8 +41,8 @@ def files_in(folder: Path) -> CheckpointFiles:
 def prompt_of(folder: Path, *messages: Message, info: ModelInfo | None = None, **options: Any) -> Prompt:
     """What the engine makes of a request."""
     request = Request(messages, **options)
-    preparer = Preparer(files_in(folder), info, EngineOptions().limits)
-    return preparer.layout(preparer.with_defaults(request)).prompt
+    files = replace(files_in(folder), info=info)
+    return plan_of(files, files.with_defaults(request)).prompt
 
 
 def conversation(*texts: str) -> tuple[Message, ...]:

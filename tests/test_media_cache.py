@@ -183,7 +183,7 @@ def test_a_clip_that_is_changed_after_it_was_planned_is_an_error_of_its_own(tmp_
     looked_at.append(price(engine, about(clip, picture)))
     effort = Effort(on_stage=change)
     with pytest.raises(SourceError, match="was changed"):
-        engine._preparer.prepare(engine._preparer.layout(about(clip, picture), effort), effort)
+        engine.model.prepare(engine.model.plan(about(clip, picture), engine.media, effort), engine.media, effort)
     engine.close()
 
 
@@ -204,7 +204,7 @@ def test_an_address_that_shows_another_clip_is_looked_at_anew(tmp_path: Path) ->
 
 def kept(engine: LocalEngine) -> list[str]:
     """What the engine's cache holds of clips."""
-    return sorted(str(key[0]) for key in engine._preparer._media._cache._kept if isinstance(key, tuple))
+    return sorted(str(key[0]) for key in engine.media._cache._kept if isinstance(key, tuple))
 
 
 def test_a_clip_is_planned_before_it_is_decoded_and_not_decoded_where_it_cannot_fit(tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.answers import generate
+from tests.answers import generate, plan_of, prepared_of
 from tests.commands import COLD_LIMIT_S, environment
 from tests.conftest import IMAGES, ROOT, VALLEY25
-from valley_cli.api import Done, EngineOptions, Media, MediaLimits, Message, Request, Sampling, TextDelta
+from valley_cli.api import Done, EngineOptions, Media, Message, Request, Sampling, TextDelta
 from valley_cli.engine.families.valley.opened import read_checkpoint
-from valley_cli.engine.families.valley.prepare import Preparer
 from valley_cli.engine.families.valley.weights import load_model
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.run.runner import Runner
@@ -80,7 +79,7 @@ class TightRunner(Runner):
 
 
 def engine_with(runner: Runner) -> LocalEngine:
-    opened = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
+    opened = LocalEngine(FILES, "tiny", EngineOptions(device="cpu"))
     opened._worker = Worker(lambda _: runner)
     opened._worker._scheduler.recovery_steps = 4
     return opened
@@ -100,7 +99,7 @@ def alone(requests: list[Request]) -> list[tuple[str, tuple[int, ...]]]:
     """Each by an engine with plenty of memory, which has seen nothing before."""
     found = []
     for request in requests:
-        engine = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
+        engine = LocalEngine(FILES, "tiny", EngineOptions(device="cpu"))
         found.append(answer(engine, request))
         engine.close()
     return found
@@ -277,11 +276,10 @@ def test_pictures_that_cannot_fit_are_refused_before_they_are_decoded(tmp_path: 
 def test_a_picture_that_was_changed_between_two_looks_is_an_error_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     shutil.copy(IMAGES / "m0_64x64.png", path)
-    preparer = Preparer(FILES, None, MediaLimits())
-    layout = preparer.layout(Request((Message("user", "What?", (Media("a.png", path=str(path)),)),)))
+    plan = plan_of(FILES, Request((Message("user", "What?", (Media("a.png", path=str(path)),)),)))
     shutil.copy(IMAGES / "m4_200x60.png", path)
     with pytest.raises(SourceError, match="was changed"):
-        preparer.prepare(layout)
+        prepared_of(FILES, plan)
 
 
 def test_what_can_be_read_only_once_is_read_once(tmp_path: Path) -> None:
@@ -289,7 +287,7 @@ def test_what_can_be_read_only_once_is_read_once(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=((IMAGES / "m0_64x64.png").read_bytes(),))
     writer.start()
-    engine = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
+    engine = LocalEngine(FILES, "tiny", EngineOptions(device="cpu"))
     *_, done = generate(
         engine, Request((Message("user", "What?", (Media("p", path=str(pipe)),)),), sampling=Sampling(max_new_tokens=1))
     )

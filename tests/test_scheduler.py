@@ -6,12 +6,13 @@ import itertools
 import random
 
 from valley_cli.api import Sampling
+from valley_cli.engine.families.base import MediaUnit, Unit, count_tokens
 from valley_cli.engine.schedule.detokenize import Detokenizer
 from valley_cli.engine.schedule.scheduler import Scheduler, shared_units
-from valley_cli.engine.schedule.sequence import PictureUnit, Sequence, Unit, count_tokens
+from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.engine.schedule.slots import Segment, Space, packed, rounded
 
-PHOTO = PictureUnit("photo", 100)
+PHOTO = MediaUnit("photo", 100)
 SYSTEM: tuple[Unit, ...] = (1, 2, 3)
 
 
@@ -68,7 +69,7 @@ def test_another_question_about_the_same_picture_keeps_the_picture() -> None:
 def test_another_conversation_does_not_take_a_slot_for_a_system_prompt() -> None:
     scheduler = make(max_running=4)
     first = run(scheduler, *SYSTEM, PHOTO, 10)
-    other = run(scheduler, *SYSTEM, PictureUnit("drawing", 100), 10)
+    other = run(scheduler, *SYSTEM, MediaUnit("drawing", 100), 10)
     assert other.segment != first.segment
     assert other.reused_tokens == 0
     assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 20).segment == first.segment
@@ -82,7 +83,7 @@ def test_the_last_token_is_always_computed() -> None:
 
 def test_no_more_slots_are_kept_than_allowed_and_the_oldest_goes_first() -> None:
     scheduler = make(max_running=16, kept=2)
-    pictures = [PictureUnit(str(n), 50) for n in range(5)]
+    pictures = [MediaUnit(str(n), 50) for n in range(5)]
     for picture in pictures:
         run(scheduler, picture, 1)
     assert [units[0] for units in scheduler.held.values()] == pictures[3:]
@@ -153,7 +154,7 @@ def test_a_turn_that_is_interrupted_while_it_is_read_keeps_what_it_took_over() -
 
 def test_the_first_in_the_queue_waits_for_room_and_nobody_overtakes_it() -> None:
     scheduler = make(tokens=256)
-    first, long, short = sequence(PHOTO), sequence(PictureUnit("big", 200)), sequence(1)
+    first, long, short = sequence(PHOTO), sequence(MediaUnit("big", 200)), sequence(1)
     begin(scheduler, first)
     scheduler.add(long)
     scheduler.add(short)
@@ -168,20 +169,20 @@ def test_the_first_in_the_queue_waits_for_room_and_nobody_overtakes_it() -> None
 def test_what_is_only_kept_gives_way_the_longest_unused_first() -> None:
     scheduler = make(tokens=512)
     for name in "abc":
-        run(scheduler, PictureUnit(name, 100))
+        run(scheduler, MediaUnit(name, 100))
     assert len(scheduler.held) == 3
-    run(scheduler, PictureUnit("a", 100), 5)
-    run(scheduler, PictureUnit("d", 200))
-    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], PictureUnit)][:2] == ["a", "d"]
+    run(scheduler, MediaUnit("a", 100), 5)
+    run(scheduler, MediaUnit("d", 200))
+    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], MediaUnit)][:2] == ["a", "d"]
 
 
 def test_nothing_that_is_kept_gives_way_for_one_that_has_to_wait_all_the_same() -> None:
     scheduler = make(tokens=512)
-    run(scheduler, PictureUnit("kept", 100))
-    running = begin(scheduler, sequence(PictureUnit("runs", 200)))
-    scheduler.add(sequence(PictureUnit("long", 400)))
+    run(scheduler, MediaUnit("kept", 100))
+    running = begin(scheduler, sequence(MediaUnit("runs", 200)))
+    scheduler.add(sequence(MediaUnit("long", 400)))
     assert [scheduler.next_step().decode for _ in range(3)] == [(running,)] * 3
-    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], PictureUnit)] == ["kept"]
+    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], MediaUnit)] == ["kept"]
     scheduler.release(running, intact=False)
     assert scheduler.next_step().prefill
     assert not scheduler.held
@@ -189,8 +190,8 @@ def test_nothing_that_is_kept_gives_way_for_one_that_has_to_wait_all_the_same() 
 
 def test_what_is_kept_gives_way_where_it_and_the_holes_beside_it_are_room_together() -> None:
     scheduler = make(tokens=512)
-    run(scheduler, PictureUnit("kept", 100))
-    scheduler.add(sequence(PictureUnit("long", 480)))
+    run(scheduler, MediaUnit("kept", 100))
+    scheduler.add(sequence(MediaUnit("long", 480)))
     assert scheduler.space.largest() < 490 <= scheduler.space.largest(scheduler.held) == 512
     step = scheduler.next_step()
     assert step.prefill

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.answers import pictures_of, plan_of, prepared_of
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
-from valley_cli.api import EngineOptions, Media, Message, Request, Stage
-from valley_cli.engine.families.valley.config import ProjectorConfig, SiglipConfig, VitConfig
+from valley_cli.api import Media, Message, Request, Stage
+from valley_cli.engine.families.valley.config import ProjectorConfig
 from valley_cli.engine.families.valley.opened import read_checkpoint
-from valley_cli.engine.families.valley.prepare import Preparer
 from valley_cli.engine.families.valley.preprocess import Picture, PicturePlan
 from valley_cli.engine.families.valley.projector import MlpPixelShuffle, OvisConvAdapter
+from valley_cli.engine.layers.config import SiglipConfig, VitConfig
 from valley_cli.engine.layers.vision import MLP_ROWS, SiglipTower, VitMLP, VitTower
 from valley_cli.engine.run.encoders import in_groups
 from valley_cli.engine.run.runner import load_runner
@@ -78,10 +79,9 @@ def test_pictures_together_give_what_each_gives_alone(folder: Path) -> None:
     files = read_checkpoint(folder)
     names = ("m0_64x64.png", "m4_200x60.png", "m3_56x84.png", "m0_64x64.png", "m1_120x80.png")
     request = Request((Message("user", "?"),), images=tuple(Media(n, path=str(IMAGES / n)) for n in names))
-    preparer = Preparer(files, None, EngineOptions().limits)
-    pictures = preparer.prepare(preparer.layout(request)).pictures
+    pictures = pictures_of(prepared_of(files, plan_of(files, request)))
     towers = load_runner(files, "cpu", "float32").towers
-    alone = [torch.cat([part for part in towers.encode([p])[0] if part is not None]) for p in pictures]
+    alone = [towers.model.encode([picture])[0] for picture in pictures]
     stages: list[Stage] = []
     for _ in range(2):
         for found, expected in zip(towers.rows(pictures, stages.append), alone, strict=True):

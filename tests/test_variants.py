@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.answers import generate, price
+from tests.answers import generate, plan_of, prepared_of, price
 from tests.conftest import IMAGES, VALLEY2, VALLEY25
 from valley_cli.api import EngineOptions, Media, Message, Request, Sampling
 from valley_cli.engine.families.valley.opened import CheckpointFiles, read_checkpoint
@@ -69,15 +69,14 @@ def test_a_pixel_shuffled_picture_is_counted_as_merged(tmp_path: Path) -> None:
 
 def check_count(files: CheckpointFiles, pictures: tuple[Media, ...]) -> int:
     """Image tokens; raises if the priced prompt is not the one that the decoder reads."""
-    from valley_cli.engine.families.valley.prepare import Preparer
     from valley_cli.engine.run.runner import load_runner
 
     request = Request((Message("user", "What?"),), images=pictures)
-    preparer = Preparer(files, None, EngineOptions().limits)
-    layout = preparer.layout(request)
-    merged = load_runner(files, "cpu", "float32").merge(layout.prompt.input_ids, preparer.prepare(layout).pictures)
-    assert len(merged) == layout.prompt_tokens
-    return layout.image_tokens
+    plan = plan_of(files, request)
+    prepared = prepared_of(files, plan)
+    merged = load_runner(files, "cpu", "float32").merge(prepared.units, prepared.items)
+    assert len(merged) == plan.prompt_tokens
+    return plan.image_tokens
 
 
 def test_the_github_flavour_reads_its_options_from_config_json() -> None:
@@ -87,8 +86,7 @@ def test_the_github_flavour_reads_its_options_from_config_json() -> None:
         ({"anyres": False, "use_special_start_end_token": False}, False, False),
     ):
         files = read_checkpoint(VALLEY2, overrides)
-        engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
-        layout = engine._preparer.layout(request)
+        layout = plan_of(files, request)
         assert all((plan.n_tiles > 1) == tiles for plan in layout.plans)
         assert ("<im_start>" in layout.prompt.text) == wrapped
 
@@ -106,7 +104,7 @@ def test_a_picture_three_pixels_high_is_scrambled_only_as_published() -> None:
 
 def test_a_placeholder_that_the_template_drops_needs_no_picture() -> None:
     files = read_checkpoint(VALLEY25)
-    engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    engine = LocalEngine(files, "tiny", EngineOptions(device="cpu"))
     history = (
         Message("user", "<image> What?"),
         Message("assistant", "<think>x <image> y</think>ok"),
@@ -123,7 +121,7 @@ def test_a_system_prompt_of_none_is_the_default_one() -> None:
 
 
 def test_text_that_is_not_unicode_is_a_prompt_error() -> None:
-    engine = LocalEngine(read_checkpoint(VALLEY25), None, "tiny", EngineOptions(device="cpu"))
+    engine = LocalEngine(read_checkpoint(VALLEY25), "tiny", EngineOptions(device="cpu"))
     with pytest.raises(PromptError, match="UTF-8"):
         price(engine, Request((Message("user", "hi \udcff"),)))
 
@@ -197,7 +195,7 @@ class BreakingRunner:
 @pytest.mark.parametrize("error", [RuntimeError("odd"), KeyboardInterrupt()], ids=["error", "base exception"])
 def test_no_caller_waits_for_ever(error: BaseException) -> None:
     files = read_checkpoint(VALLEY25)
-    engine = LocalEngine(files, None, "tiny", EngineOptions(device="cpu"))
+    engine = LocalEngine(files, "tiny", EngineOptions(device="cpu"))
     load: Callable[..., Any] = lambda _: BreakingRunner(error)  # noqa: E731
     engine._worker = Worker(load)
     caught: list[BaseException] = []

@@ -182,7 +182,7 @@ def test_half_precision_checkpoints_are_widened_for_a_small_model_on_cpu(folder:
 
     rewrite(folder, {name: tensor.half() for name, tensor in tensors_of(folder).items()})
     files = read_checkpoint(folder)
-    assert default_dtype(False, files) == "float32"
+    assert default_dtype(False, files.stored_dtype, files.weight_bytes) == "float32"
     assert {p.dtype for p in load(folder).parameters()} == {torch.float32}
 
 

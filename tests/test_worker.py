@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.answers import generate
+from tests.answers import generate, plan_of
 from tests.batches import PICTURE, asking, write_rows
 from tests.commands import cold
 from tests.conftest import VALLEY25
@@ -82,7 +82,7 @@ class Counting(Runner):
 
 
 def engine_with(runner: Runner) -> LocalEngine:
-    engine = LocalEngine(FILES, None, "tiny", EngineOptions(device="cpu"))
+    engine = LocalEngine(FILES, "tiny", EngineOptions(device="cpu"))
     engine._worker = Worker(lambda _: runner)
     return engine
 
@@ -175,7 +175,7 @@ def test_a_long_prompt_alone_is_read_in_pieces(counting: tuple[LocalEngine, Coun
     whole = Runner(load_model(FILES, CPU, torch.float32), CPU)
     whole.resize(done.usage.prompt_tokens + 8)
     segment, said = Segment(0, whole.cache.tokens), list[int]()
-    prompt = engine._preparer.layout(ask(LONG), pixels=False).prompt
+    prompt = plan_of(FILES, ask(LONG)).prompt
     logits = whole.prefill(segment, whole.merge(prompt.input_ids, ()))
     for length in range(done.usage.prompt_tokens, whole.cache.tokens):
         said += whole.choose(logits[None], [whole.chooser(Sampling(), ())])
@@ -234,7 +234,7 @@ def test_a_load_that_failed_leaves_nothing_of_the_model_behind(
         return sum(type(found) is Valley for found in gc.get_objects())
 
     files = read_checkpoint(misnamed if on_stage is unheard else VALLEY25)
-    engine = LocalEngine(files, None, "broken", EngineOptions(device="cpu"))
+    engine = LocalEngine(files, "broken", EngineOptions(device="cpu"))
     gc.collect()
     gc.disable()
     try:

@@ -13,14 +13,6 @@ from typing import TypeVar
 from PIL.Image import Image
 
 from valley_cli.api import Media, MediaLimits, OnStage, Request, Stage, unheard
-from valley_cli.engine.device.probe import usable_cores
-from valley_cli.engine.families.valley.preprocess import (
-    Picture,
-    PreprocessOptions,
-    picture_key,
-    plan_picture,
-    preprocess,
-)
 from valley_cli.errors import SourceError
 from valley_cli.media.cache import MediaCache, never, source_key
 from valley_cli.media.clip.clip import Clip, Frame, Plan, chosen_pictures, open_clip_file
@@ -81,9 +73,10 @@ class Effort:
 class MediaReader:
     """Holds what requests share; safe to use from several threads."""
 
-    def __init__(self, limits: MediaLimits, cache: MediaCache) -> None:
-        self._limits, self._cache = limits, cache
-        self._decoders = threading.Semaphore(usable_cores())
+    def __init__(self, limits: MediaLimits, cache_bytes: int = 0, n_decoders: int = 1) -> None:
+        """``n_decoders``: how many pictures and clips are decoded at once; the others wait."""
+        self._limits, self._cache = limits, MediaCache(cache_bytes)
+        self._decoders = threading.Semaphore(n_decoders)
 
     @contextmanager
     def decoding(self, effort: Effort) -> Iterator[None]:
@@ -126,16 +119,14 @@ class MediaReader:
 
         return self._cache.content(source_key(media), ("image", exif), read, decode, _rgb_bytes, effort.give_up)
 
-    def tensors(self, image: Image, n_pictures: int, options: PreprocessOptions, effort: Effort) -> Picture:
-        """What the towers see of a picture, one of ``n_pictures``."""
-        with self.decoding(effort):
-            key = picture_key(image, plan_picture(image.size, n_pictures, options), options)
+    def made(self, key: Hashable, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort) -> T:
+        """What a family makes of a picture, wholly named by ``key``; kept like what it is made of."""
 
-        def make() -> Picture:
+        def turn() -> T:
             with self.decoding(effort):
-                return preprocess(image, n_pictures, options, key)
+                return make()
 
-        return self._cache.shared(("tensors", key), make, lambda picture: picture.n_bytes, effort.give_up)
+        return self._cache.shared(key, turn, n_bytes, effort.give_up)
 
     def open_clip(self, media: Media, effort: Effort, clips: ExitStack) -> Clip:
         """A clip that ``clips`` keeps open, its frames chosen. Raises SourceError."""

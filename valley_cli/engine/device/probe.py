@@ -6,11 +6,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from valley_cli.engine.families.valley.opened import CheckpointFiles
-
 
 SMALL_BYTES = 2_000_000_000  # below this, a CPU computes in float32 whatever the checkpoint's dtype
 
@@ -103,17 +98,17 @@ def card_index(device: str) -> int:
     return int(index) if index.isdigit() else 0
 
 
-def default_dtype(on_cuda: bool, files: CheckpointFiles) -> str:
+def default_dtype(on_cuda: bool, stored: str, weight_bytes: int) -> str:
     """``auto``: the checkpoint's own half precision on CUDA; on a CPU float32 for small models, else bfloat16."""
     if on_cuda:
-        return "float16" if files.config.dtype == "float16" else "bfloat16"
-    return "float32" if files.weight_bytes < SMALL_BYTES else "bfloat16"
+        return "float16" if stored == "float16" else "bfloat16"
+    return "float32" if weight_bytes < SMALL_BYTES else "bfloat16"
 
 
-def value_bytes(device: str, dtype: str, files: CheckpointFiles) -> int:
+def value_bytes(device: str, dtype: str, stored: str, weight_bytes: int) -> int:
     """Bytes of one weight or cached value under ``device`` and ``dtype``."""
     if dtype == "auto":
-        dtype = default_dtype(runs_on_cuda(device), files)
+        dtype = default_dtype(runs_on_cuda(device), stored, weight_bytes)
     return 4 if dtype == "float32" else 2
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine.families.valley.config import TextConfig
 from valley_cli.engine.layers.basic import Linear, RMSNorm, apply_rotary, inverse_frequencies
+from valley_cli.engine.layers.config import TextConfig
 
 # (layer, q [B, H, T, D], k [B, KV, T, D], v [B, KV, T, D]) -> [B, H, T, D]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]

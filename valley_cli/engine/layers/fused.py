@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine.families.valley.config import TextConfig
-from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.layers.basic import RMSNorm
+from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import Attend, DecoderLayer, rotary_table
 from valley_cli.engine.layers.matmul import AS_STORED, Layout, LetGo, Product, can_pack, product
 
@@ -67,41 +66,54 @@ def fuse(
     )
 
 
+@dataclass
+class DecoderParts:
+    """A decoder's weights as a checkpoint has them. ``head`` is None where it is tied to the ``embedding``."""
+
+    config: TextConfig
+    layers: nn.ModuleList
+    norm: Tensor  # [C]
+    embedding: Tensor  # [vocabulary, C]
+    head: nn.Linear | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+
 @torch.inference_mode()
-def fuse_decoder(model: Valley, layout: Layout, let_go: LetGo = lambda sources: None) -> FusedDecoder:
-    """The decoder of ``model``, which loses its own: layer by layer, so that no second copy of all weights is made.
+def fuse_decoder(parts: DecoderParts, layout: Layout, let_go: LetGo = lambda sources: None) -> FusedDecoder:
+    """The decoder made of ``parts``, which lose their layers one by one, so that no second copy of all weights is made.
 
     Layers and head of another dtype than the embedding's are converted to it. ``let_go``: see ``product``.
     """
-    config, layers = model.config.text, model.model.layers
-    head = _fuse_head(model, layout, let_go)  # the largest copy of all, made while there is the most room
+    head = _fuse_head(parts, layout, let_go)  # the largest copy of all, made while there is the most room
     fused: list[FusedLayer] = []
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(parts.layers):
         assert isinstance(layer, DecoderLayer)
-        fused.append(fuse(layer, config, layout, model.dtype, let_go))
-        layers[index] = nn.Identity()
-    return FusedDecoder(fused, config, model.model.norm.weight.detach(), head)
+        fused.append(fuse(layer, parts.config, layout, parts.dtype, let_go))
+        parts.layers[index] = nn.Identity()
+    return FusedDecoder(fused, parts.config, parts.norm.detach(), head)
 
 
-def _fuse_head(model: Valley, layout: Layout, let_go: LetGo) -> Product:
+def _fuse_head(parts: DecoderParts, layout: Layout, let_go: LetGo) -> Product:
     """The head, packed where that is faster: of tied weights a copy, for the embedding needs plain rows."""
-    tied = model.config.text.tie_word_embeddings
-    source = (model.model.embed_tokens if tied else model.lm_head).weight.detach()
-    weight = source.to(model.dtype)
+    source = (parts.embedding if parts.head is None else parts.head.weight).detach()
+    weight = source.to(parts.dtype)
     if layout in AS_STORED or weight.nbytes < HEAD_PACK_BYTES or not can_pack(weight.dtype):
-        if not tied:
-            model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+        if parts.head is not None:
+            parts.head.weight = nn.Parameter(weight, requires_grad=False)
             let_go([source] if weight is not source else [])
         return product(layout if layout in AS_STORED else "rows", [weight])
     head = product("packed", [weight])
     let_go([source])
-    if not tied:
-        del model.lm_head
+    if parts.head is not None:
+        parts.head.weight = nn.Parameter(weight[:0].clone(), requires_grad=False)
     return head
 
 
 class FusedDecoder:
-    """``hidden`` does what ``text.decode_hidden`` does, ``logits`` what ``Valley.logits`` does."""
+    """``hidden`` does what ``text.decode_hidden`` does, ``logits`` what a model's final norm and head do."""
 
     def __init__(self, layers: list[FusedLayer], config: TextConfig, norm: Tensor, head: Product) -> None:
         self.layers, self.config, self.norm, self.head = layers, config, norm, head

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from valley_cli.engine.families.valley.config import SiglipConfig, VitConfig
 from valley_cli.engine.layers.basic import (
     Conv2d,
     Conv3d,
@@ -23,6 +22,7 @@ from valley_cli.engine.layers.basic import (
     apply_rotary,
     inverse_frequencies,
 )
+from valley_cli.engine.layers.config import SiglipConfig, VitConfig
 from valley_cli.engine.layers.matmul import linear
 
 VIT_EPS = 1e-6

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from valley_cli.engine.families.valley.config import TextConfig
+from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import Attend
 from valley_cli.engine.layers.fused import FusedDecoder
 from valley_cli.engine.run.sampler import likeliest

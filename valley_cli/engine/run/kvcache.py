@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from valley_cli.engine.families.valley.config import TextConfig
+from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import Attend
 from valley_cli.engine.schedule.slots import Move, Segment
 

@@ -6,37 +6,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from valley_cli.engine.families.valley.prompt import IMAGE_ID
+from valley_cli.engine.families.base import Item, Unit
 from valley_cli.engine.schedule.slots import Segment
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from valley_cli.engine.families.valley.preprocess import Picture
 
 PromptRows: TypeAlias = "Tensor"  # what the decoder reads of a prompt, [T, C], and any piece of it
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A prompt of which the first ``skip`` ids, whole pictures among them, are in the cache. ``said``: the answer so
-    far, to be read anew."""
+    """A prompt of which the first ``skip`` units are in the cache. ``said``: the answer so far, to be read anew.
 
-    input_ids: Sequence[int]
-    pictures: Sequence[Picture]
+    ``most_tokens``: the prompt, without what was said, is cut to so many.
+    """
+
+    units: Sequence[Unit]
+    items: Sequence[Item]
     skip: int = 0
     said: Sequence[int] = ()
+    most_tokens: int | None = None
 
     @property
-    def ids(self) -> list[int]:
-        """The ids that are to be read."""
-        return [*self.input_ids, *self.said][self.skip :]
+    def left(self) -> list[Unit]:
+        """The units that are to be read."""
+        return [*self.units, *self.said][self.skip :]
 
     @property
-    def needed(self) -> Sequence[Picture]:
+    def needed(self) -> Sequence[Item]:
         """The pictures that are to be looked at."""
-        seen = [*self.input_ids][: self.skip].count(IMAGE_ID)
-        return self.pictures[seen : seen + self.ids.count(IMAGE_ID)]
+        seen = sum(not isinstance(unit, int) for unit in [*self.units][: self.skip])
+        return self.items[seen : seen + sum(not isinstance(unit, int) for unit in self.left)]
 
 
 @dataclass(frozen=True)

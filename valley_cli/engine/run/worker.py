@@ -197,8 +197,8 @@ class Worker:
             sequence.events.put(Stage("reading the prompt"))
             runner.open(sequence.segment, sequence.reused_tokens, sequence.source)
             sequence.source, prepared = None, sequence.payload
-            ids = prepared.layout.prompt.input_ids
-            prompts.append(Unread(ids, prepared.pictures, sequence.reused_units, sequence.new_ids))
+            units, items = prepared.units, prepared.items
+            prompts.append(Unread(units, items, sequence.reused_units, sequence.new_ids, prepared.prompt_tokens))
 
         def tell(stage: Stage) -> None:
             for sequence in sequences:

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
-from valley_cli.engine.schedule.sequence import Sequence, Unit, count_tokens
+from valley_cli.engine.families.base import Unit, count_tokens
+from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.engine.schedule.slots import Move, Segment, Space, packed
 
 KEPT = 16  # segments that outlive their request, where there is room

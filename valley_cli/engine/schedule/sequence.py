@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from valley_cli.api import Event, FinishReason, Sampling, TextDelta
+from valley_cli.engine.families.base import Unit, count_tokens
 from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.schedule.slots import Segment
-
-if TYPE_CHECKING:
-    from valley_cli.engine.families.valley.prepare import Prepared
-    from valley_cli.engine.run.sampler import Chooser
-    from valley_cli.engine.run.unread import PromptRows
-
-
-@dataclass(frozen=True)
-class PictureUnit:
-    """A picture's place in the sequence: ``tokens`` rows that equal keys make equal."""
-
-    key: str
-    tokens: int
-
-
-Unit = int | PictureUnit  # a text token or a whole picture
-
-
-def count_tokens(units: Iterable[Unit]) -> int:
-    """Rows the units take in the cache."""
-    return sum(1 if isinstance(unit, int) else unit.tokens for unit in units)
 
 
 @dataclass(eq=False)
@@ -44,7 +24,7 @@ class Sequence:
     The worker thread writes ``events``; whoever iterates over the answer reads them. ``cancelled`` goes the other way.
     """
 
-    payload: Prepared | None
+    payload: Any  # a prepared prompt; None once it is let go of
     prompt_tokens: int
     prompt_ids: tuple[int, ...]  # real token ids only, for the repetition penalty
     max_new_tokens: int
@@ -56,8 +36,8 @@ class Sequence:
     reused_units: int = 0
     reused_tokens: int = 0
     source: Segment | None = None
-    unread: PromptRows | None = None  # the rest of the prompt's rows, while it is read in pieces
-    chooser: Chooser | None = None  # how the runner chooses its tokens; None: to be made, or made anew
+    unread: Any = None  # the rest of the prompt's rows, while it is read in pieces
+    chooser: Any = None  # how the runner chooses its tokens; None: to be made, or made anew
     segment: Segment | None = None
     length: int = 0
     number: int = 0  # by arrival

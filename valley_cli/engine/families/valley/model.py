@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from valley_cli.engine.families.base import Unit
 from valley_cli.engine.families.valley import geometry
 from valley_cli.engine.families.valley.config import ValleyConfig
 from valley_cli.engine.families.valley.projector import build_projector, join_tiles, pool_map, pool_tiles
 from valley_cli.engine.layers.basic import Embedding, Linear, RMSNorm
 from valley_cli.engine.layers.decoder import DecoderLayer
+from valley_cli.engine.layers.fused import DecoderParts
 from valley_cli.engine.layers.vision import SiglipTower, VitTower
+
+if TYPE_CHECKING:
+    from valley_cli.engine.families.valley.preprocess import Picture
 
 # Bounds the visual-vocabulary softmax, tiles x 196 x 32000 values: 50 MB a matrix on a CPU in float32, where more tiles
 # at once bring nothing; a CUDA card wants them all.
@@ -22,6 +28,7 @@ TILES_AT_ONCE = {"cpu": 2, "cuda": 16}
 
 
 Size = tuple[int, int]
+Encoded = tuple[Tensor | None, Tensor | None]
 
 
 class _Named(nn.Module):
@@ -97,24 +104,53 @@ class Valley(nn.Module):
         rows = self.model.qwen2vl_vision_tower(torch.cat(list(patches)), grids_hw)
         return rows.split([grid_h * grid_w // 4 for grid_h, grid_w in grids_hw])
 
-    def embed(self, input_ids: Iterable[int], pictures: list[Tensor], placeholder: int) -> Tensor:
-        """Token embeddings with picture rows in the placeholders' stead, in order. -> [T, C]"""
-        rows = iter(pictures)
-        text: list[int] = []
-        parts: list[Tensor] = []
-        table = self.model.embed_tokens
+    @property
+    def embedding(self) -> Tensor:
+        """See ``base.Compute``."""
+        return self.model.embed_tokens.weight
+
+    @property
+    def decoder(self) -> DecoderParts:
+        """See ``base.Compute``."""
+        head = None if self.config.text.tie_word_embeddings else self.lm_head
+        return DecoderParts(self.config.text, self.model.layers, self.model.norm.weight, self.embedding, head)
+
+    def encode_towers(self, pictures: Sequence[Picture]) -> list[Encoded]:
+        """(SigLIP rows, Qwen2-VL rows) of each picture, [tokens, C], None for towers the model lacks."""
+        config, plans = self.config, [picture.plan for picture in pictures]
+        siglip: Sequence[Tensor | None] = [None] * len(pictures)
+        vit: Sequence[Tensor | None] = [None] * len(pictures)
+        tiles = [self._tensor(picture.tiles) for picture in pictures if picture.tiles is not None]
+        if config.siglip and len(tiles) == len(pictures):
+            sizes, grids = [plan.size_wh for plan in plans], [plan.tile_grid_wh for plan in plans]
+            siglip = self.encode_tiles(tiles, sizes, grids)
+        patches = [self._tensor(picture.patches) for picture in pictures if picture.patches is not None]
+        if config.vit and len(patches) == len(pictures):
+            vit = self.encode_patches(patches, [plan.grid_hw for plan in plans])
+        return list(zip(siglip, vit, strict=True))
+
+    def _tensor(self, array: object) -> Tensor:
+        return torch.as_tensor(array).to(self.embedding.device, self.dtype)
+
+    def encode(self, items: Sequence[Picture]) -> list[Tensor]:
+        """See ``base.Compute``: the SigLIP rows, then the Qwen2-VL rows."""
+        return [torch.cat([part for part in parts if part is not None]) for parts in self.encode_towers(items)]
+
+    def embed(self, units: Sequence[Unit], rows: Sequence[Tensor]) -> Tensor:
+        """See ``base.Compute``."""
+        left, parts, text = iter(rows), list[Tensor](), list[int]()
 
         def flush() -> None:
             if text:
-                parts.append(table(torch.tensor(text, device=table.weight.device)))
+                parts.append(self.model.embed_tokens(torch.tensor(text, device=self.embedding.device)))
                 text.clear()
 
-        for token in input_ids:
-            if token == placeholder:
-                flush()
-                parts.append(next(rows))
+        for unit in units:
+            if isinstance(unit, int):
+                text.append(unit)
             else:
-                text.append(token)
+                flush()
+                parts.append(next(left))
         flush()
         return torch.cat(parts)
 

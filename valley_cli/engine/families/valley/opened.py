@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from valley_cli.api import OnStage, Request, unheard
 from valley_cli.engine.checkpoint.headers import DTYPE_BYTES, TensorInfo, tensor_index
 from valley_cli.engine.checkpoint.tokenizer import TextTokenizer, load_tokenizer, read_json
+from valley_cli.engine.families.base import Prepared
 from valley_cli.engine.families.valley.config import ValleyConfig, is_unused, read_config
+from valley_cli.engine.families.valley.prepare import Preparer, ValleyPlan
 from valley_cli.engine.families.valley.preprocess import PreprocessOptions, options_from_files
 from valley_cli.engine.families.valley.prompt import PromptBuilder
+from valley_cli.engine.hub.registry import ModelInfo, family_info
 from valley_cli.errors import ModelError, WeightsError
+from valley_cli.media.request import Effort, MediaReader
 from valley_cli.text import printable
+
+if TYPE_CHECKING:
+    import torch
+
+    from valley_cli.engine.checkpoint.mapped import MappedTensors
+    from valley_cli.engine.families.valley.model import Valley
+
+END_OF_TURN_TOKEN = "<|im_end|>"
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """Everything about a checkpoint but the tensors themselves."""
+    """Everything about a checkpoint but the tensors themselves: this family's ``base.Model``.
+
+    ``info`` None: not one of the published models, or the bare published processor is wanted.
+    """
 
     folder: Path
     config: ValleyConfig
@@ -27,6 +43,60 @@ class CheckpointFiles:
     tokenizer: TextTokenizer
     tensors: Mapping[str, TensorInfo]
     eos_ids: frozenset[int]
+    info: ModelInfo | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        return self.config.text.max_position_embeddings
+
+    @property
+    def notice(self) -> str | None:
+        return self.info.notice if self.info else None
+
+    @property
+    def can(self) -> frozenset[str]:
+        thinks = self.info is None or self.info.think_system_prompt is not None
+        return frozenset(["exact", "price", "video", *(["think"] if thinks else [])])
+
+    @property
+    def stored_dtype(self) -> str:
+        return self.config.dtype
+
+    @property
+    def cached_values(self) -> int:
+        text = self.config.text
+        return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+
+    @property
+    def token_bytes(self) -> Callable[[int], bytes]:
+        return self.tokenizer.token_bytes
+
+    def hidden_ids(self, exact: bool) -> set[int]:
+        """See ``base.Model``."""
+        end_of_turn = self.tokenizer.token_id(END_OF_TURN_TOKEN)
+        return {token for token in (end_of_turn, *(() if exact else self.eos_ids)) if token is not None}
+
+    def with_defaults(self, request: Request) -> Request:
+        """See ``base.Model``."""
+        return Preparer(self).with_defaults(request)
+
+    def plan(self, request: Request, media: MediaReader, effort: Effort, *, pixels: bool = True) -> ValleyPlan:
+        """See ``base.Model``."""
+        return Preparer(self).plan(request, media, effort, pixels=pixels)
+
+    def prepare(
+        self, plan: ValleyPlan, media: MediaReader, effort: Effort, begin: Callable[[], object] = lambda: None
+    ) -> Prepared:
+        """See ``base.Model``."""
+        return Preparer(self).prepare(plan, media, effort, begin)
+
+    def build(
+        self, device: torch.device, dtype: torch.dtype, on_stage: OnStage = unheard
+    ) -> tuple[Valley, MappedTensors]:
+        """See ``base.Model``. Raises WeightsError."""
+        from valley_cli.engine.families.valley.weights import map_model
+
+        return map_model(self, device, dtype, on_stage)
 
     @cached_property
     def prompts(self) -> PromptBuilder:
@@ -48,6 +118,17 @@ class CheckpointFiles:
     def weight_bytes(self) -> int:
         """Bytes on disk of all tensors."""
         return sum(info.n_bytes for info in self.tensors.values())
+
+
+def claims(config: Mapping[str, Any]) -> bool:
+    """Whatever no other family takes: the published configurations do not all name themselves."""
+    return True
+
+
+def open_checkpoint(folder: Path, info: ModelInfo | None) -> CheckpointFiles:
+    """See ``read_checkpoint``; ``info`` None: that of the family."""
+    files = read_checkpoint(folder)
+    return replace(files, info=info or family_info(files.config.family))
 
 
 def read_checkpoint(folder: Path, config_overrides: Mapping[str, Any] | None = None) -> CheckpointFiles:

@@ -2,110 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from valley_cli.api import MediaLimits, Message, PictureCost, Request
+from PIL.Image import Image
+
+from valley_cli.api import Message, PictureCost, Request
+from valley_cli.engine.families.base import MediaUnit, Prepared, PromptPlan, Unit, answer_room, check_fits
 from valley_cli.engine.families.valley import geometry
-from valley_cli.engine.families.valley.opened import CheckpointFiles
 from valley_cli.engine.families.valley.preprocess import (
     GITHUB_MAX_IMAGES,
     Picture,
     PicturePlan,
     PreprocessOptions,
     black_picture,
+    picture_key,
     plan_picture,
+    preprocess,
 )
 from valley_cli.engine.families.valley.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
-from valley_cli.engine.hub.registry import ModelInfo
 from valley_cli.errors import PromptError, UsageError
-from valley_cli.media.cache import MediaCache
 from valley_cli.media.request import Effort, MediaReader, Reading, Source
+
+if TYPE_CHECKING:
+    from valley_cli.engine.families.valley.opened import CheckpointFiles
 
 MAX_PART_CHARACTERS = 50_000  # a turn longer than this raises in the published code
 
 
-@dataclass(frozen=True)
-class Layout:
+@dataclass(frozen=True, kw_only=True)
+class ValleyPlan(PromptPlan):
     """A request's pictures in the order of their placeholders, and the prompt around them."""
 
     images: tuple[Source, ...]
     prompt: Prompt
     options: PreprocessOptions
     plans: tuple[PicturePlan, ...]
-    costs: tuple[PictureCost, ...]
-    prompt_tokens: int
-    notes: tuple[str, ...] = ()  # what was wrong with media that could be read all the same
 
     @property
-    def image_tokens(self) -> int:
-        return min(sum(cost.tokens for cost in self.costs), self.prompt_tokens)
+    def n_used(self) -> int:
+        """Pictures that have a place in the text; others are never decoded."""
+        return self.prompt.n_placeholders
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the runner takes: ids with -200 in each picture's place, and the pictures' tensors."""
-
-    layout: Layout
-    pictures: tuple[Picture, ...]
+    def units(self, keys: Iterable[str]) -> tuple[Unit, ...]:
+        """The prompt, with a unit for each picture, whose tensors ``keys`` name."""
+        media = (MediaUnit(key, cost.tokens) for key, cost in zip(keys, self.costs, strict=True))
+        return tuple(next(media) if token == IMAGE_ID else token for token in self.prompt.input_ids)
 
 
 class Preparer:
-    """Holds what stays the same from request to request; safe to use from several threads.
+    """What a checkpoint makes of requests.
 
-    ``info`` None: the bare published processor, without the limits and prompts that its demos pass in. As many
-    pictures are decoded at once as there are cores; the others wait.
+    ``files.info`` None: the bare published processor, without the limits and prompts that its demos pass in.
     """
 
-    def __init__(
-        self,
-        files: CheckpointFiles,
-        info: ModelInfo | None,
-        limits: MediaLimits,
-        media_cache_bytes: int = 0,
-    ) -> None:
+    def __init__(self, files: CheckpointFiles) -> None:
         self.files = files
-        self.info = info
-        self._media = MediaReader(limits, MediaCache(media_cache_bytes))
+        self.info = files.info
 
     def prepare(
-        self, layout: Layout, effort: Effort | None = None, begin: Callable[[], object] = lambda: None
+        self, plan: ValleyPlan, media: MediaReader, effort: Effort, begin: Callable[[], object] = lambda: None
     ) -> Prepared:
-        """Decode and preprocess the pictures that have a place in the text, one by one; others are never decoded.
-
-        ``begin`` is called as soon as the first is known to be whole. Raises SourceError.
-        """
-        n = len(layout.images)
-        used = layout.images[: layout.prompt.n_placeholders]
-        pictures = []
-        for number, source in enumerate(used):
+        """See ``Model.prepare``: the pictures that have a place in the text, one by one. Raises SourceError."""
+        pictures: list[Picture] = []
+        for number, source in enumerate(plan.images[: plan.n_used]):
             image = source.image()  # not in the turn that follows: it may wait for a turn of its own
             if not number:
                 begin()
-            pictures.append(self._media.tensors(image, n, layout.options, effort or Effort()))
+            pictures.append(self._tensors(image, plan, media, effort))
             del image  # before the next one is there
-        return Prepared(layout, tuple(pictures))
+        return Prepared(plan.units(picture.key for picture in pictures), tuple(pictures), plan.prompt_tokens)
 
-    def layout(self, request: Request, effort: Effort | None = None, *, pixels: bool = True) -> Layout:
-        """Look at the media and build the prompt around them. No picture is decoded, and no clip if ``pixels`` is false
-        or the context has no room for it.
+    def _tensors(self, image: Image, plan: ValleyPlan, media: MediaReader, effort: Effort) -> Picture:
+        """What the towers see of a picture."""
+        n, options = len(plan.images), plan.options
+        with media.decoding(effort):
+            key = picture_key(image, plan_picture(image.size, n, options), options)
+        return media.made(
+            ("tensors", key), lambda: preprocess(image, n, options, key), lambda picture: picture.n_bytes, effort
+        )
 
-        ``request`` has its defaults (``with_defaults``).
+    def plan(self, request: Request, media: MediaReader, effort: Effort, *, pixels: bool = True) -> ValleyPlan:
+        """See ``Model.plan``. No picture is decoded, and no clip if ``pixels`` is false or the context has no room for
+        it. ``request`` has its defaults (``with_defaults``).
+
         Raises SourceError for unreadable media and PromptError for requests that do not fit together.
         """
         self._check_options(request)
         with ExitStack() as clips:
-            reading = Reading(request, self._media, effort or Effort(), clips)
+            reading = Reading(request, media, effort, clips)
             images, attached, unplaced = self._read_media(request, reading)
-            layout = self._lay_out(request, images, attached, unplaced)
+            plan = self._lay_out(request, images, attached, unplaced)
             if pixels and reading.decode:
-                check_fits(layout, answer_room(layout, request, self.files), self.files)
+                context = self.files.context_tokens
+                check_fits(plan, answer_room(plan, request, context), context)
                 for decode in reading.decode:
                     decode()
-            return replace(layout, notes=reading.notes())
+            return replace(plan, notes=reading.notes())
 
-    def _lay_out(self, request: Request, images: list[Source], attached: list[int], unplaced: int) -> Layout:
+    def _lay_out(self, request: Request, images: list[Source], attached: list[int], unplaced: int) -> ValleyPlan:
         options = self._options(request)
         turns = place_pictures(
             request.messages if request.exact else [self._as_text(message) for message in request.messages],
@@ -125,7 +122,9 @@ class Preparer:
         total = text_tokens + sum(cost.tokens for cost in costs)
         if (limit := self.files.config.tokenizer_model_max_length) is not None:
             total = min(total, limit)
-        return Layout(tuple(images), prompt, options, plans, costs, total)
+        return ValleyPlan(
+            costs=costs, prompt_tokens=total, images=tuple(images), prompt=prompt, options=options, plans=plans
+        )
 
     def _as_text(self, message: Message) -> Message:
         """``message`` so that nothing in it becomes a token, but for the tags in the family's own thinking prompt."""
@@ -213,25 +212,6 @@ def siglip_tokens(files: CheckpointFiles, plan: PicturePlan) -> int:
         return base
     rows, cols = geometry.tile_map_hw(plan.size_wh, plan.tile_grid_wh, config.max_vision_token, side)
     return base + rows * cols
-
-
-def answer_room(layout: Layout, request: Request, files: CheckpointFiles) -> int:
-    """Longest answer in tokens: what was asked for, or what the context has left (0 or less: the prompt is too long).
-
-    The published code knows no such limit, so neither does an ``exact`` request.
-    """
-    wanted = request.sampling.max_new_tokens or 0
-    return wanted if request.exact else min(wanted, files.config.text.max_position_embeddings - layout.prompt_tokens)
-
-
-def check_fits(layout: Layout, room: int, files: CheckpointFiles) -> None:
-    """Raises PromptError with the numbers if ``room`` is no room for an answer."""
-    if room < 1:
-        raise PromptError(
-            f"the request is {layout.prompt_tokens} tokens ({layout.image_tokens} for pictures) "
-            f"but the model's context holds {files.config.text.max_position_embeddings}",
-            "send fewer or smaller pictures (--max-pixels), or shorten the text",
-        )
 
 
 def _too_long(text: str) -> bool:

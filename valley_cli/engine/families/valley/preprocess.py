@@ -101,6 +101,11 @@ class Picture:
     key: str
 
     @property
+    def n_patches(self) -> int:
+        """See ``base.Item``."""
+        return self.plan.grid_hw[0] * self.plan.grid_hw[1]
+
+    @property
     def n_bytes(self) -> int:
         """Of the tensors."""
         return sum(tensor.nbytes for tensor in (self.tiles, self.patches) if tensor is not None)
