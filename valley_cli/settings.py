@@ -8,135 +8,147 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from valley_cli.api import EngineOptions, Media, MediaLimits, Message, Request, Sampling
+from valley_cli.api import EngineOptions, Flavour, Media, MediaLimits, Message, Request, Sampling
 from valley_cli.errors import UsageError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+Group = Literal["answer", "engine", "screen"]
+T = TypeVar("T")
+Filled = TypeVar("Filled", Sampling, Request, MediaLimits, EngineOptions)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is declared of an option, beside its name, type and default."""
+
+    help: str = ""
+    group: Group | None = None  # the commands that have the flag; None: no flag, config.toml and variables only
+    short: str = ""  # the flag's second name, such as -m
+    negatable: bool = False  # there is a --no- flag too
+    range: tuple[float, float] | None = None  # lowest and highest allowed
+    row: bool = False  # a batch's row, a saved conversation and /set may set it, and it is a part of a row's hash
+    slash: bool = False  # /set may set it, but no row and no saved conversation
+    hashed: bool = False  # it shapes answers, so it is a part of a row's hash, though a row may not set it
+    rank: int = 0  # in help, lower ones come first in their group; equal ones stand as they are declared
+
+
+def option(
+    default: T,
+    help: str = "",
+    *,
+    group: Group | None = None,
+    short: str = "",
+    negatable: bool = False,
+    range: tuple[float, float] | None = None,
+    row: bool = False,
+    slash: bool = False,
+    hashed: bool = False,
+    rank: int = 0,
+) -> T:
+    """A field of ``Settings`` with this default; the other arguments are ``Option``'s."""
+    declared = Option(help, group, short, negatable, range, row, slash, hashed, rank)
+    return field(default=default, metadata={"option": declared})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All options shared by commands, and the guards on media. Field names are the keys of config.toml."""
+    """All options shared by commands, and the guards on media. Each is declared here and nowhere else: the flag, the
+    key of config.toml, the VALLEY_* variable, the keys of rows and /set, and the checks of values come of its field.
 
-    model: str = "auto"
-    system: str | None = None
-    max_new_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    revision: str | None = None
-    offline: bool = False
-    think: bool = False
-    flavour: Literal["hf", "github"] = "hf"
-    exact: bool = False
-    json: bool = False
-    stats: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    debug: bool = False
-    no_color: bool = False
-    preview: bool = False
-    editing_mode: Literal["emacs", "vi"] = "emacs"
-    max_image_bytes: int = MediaLimits.max_image_bytes
-    max_image_pixels: int = MediaLimits.max_image_pixels
-    max_redirects: int = MediaLimits.max_redirects
-    connect_timeout: float = MediaLimits.connect_timeout_s
-    image_timeout: float = MediaLimits.image_timeout_s
-    max_video_bytes: int = MediaLimits.max_video_bytes
-    video_timeout: float = MediaLimits.video_timeout_s
-    clip_timeout: float = MediaLimits.clip_timeout_s
-    max_clip_pixels: int = MediaLimits.max_clip_pixels
-    retries: int = MediaLimits.retries
+    A value reaches the engine through the field of the same name (``connect_timeout``: ``connect_timeout_s``) of
+    ``Sampling``, ``Request``, ``MediaLimits`` or ``EngineOptions``. The choices of an option are those of its Literal.
+    """
+
+    model: str = option("auto", "A name, a hub id or a folder.", group="answer", short="-m")
+    system: str | None = option(None, "System prompt; @FILE reads it.", group="answer", short="-s", hashed=True)
+    max_new_tokens: int | None = option(
+        None, "Longest answer, in tokens.", group="answer", range=(1, 1_000_000), row=True
+    )
+    temperature: float = option(0.0, "0 takes the likeliest token.", group="answer", range=(0.0, 100.0), row=True)
+    top_p: float = option(
+        1.0, "Sample from the likeliest tokens of this total mass.", group="answer", range=(1e-6, 1.0), row=True
+    )
+    top_k: int = option(
+        0, "Sample from this many likeliest tokens; 0: all.", group="answer", range=(0, 1_000_000), row=True
+    )
+    repetition_penalty: float = option(
+        1.0, "Above 1: tokens already seen become less likely.", group="answer", range=(1e-3, 100.0), row=True
+    )
+    seed: int | None = option(None, "Makes sampling repeatable.", group="answer", range=(0, 2**63 - 1), row=True)
+    stop: tuple[str, ...] = option((), "End the answer before this text; repeatable.", group="answer", row=True)
+    min_pixels: int | None = option(
+        None, "Scale smaller pictures up to this many pixels.", group="answer", range=(1, 2**40), row=True
+    )
+    max_pixels: int | None = option(
+        None, "Scale larger pictures down to this many pixels.", group="answer", range=(28 * 28, 2**40), row=True
+    )
+    device: str = option("auto", "cpu, cuda or cuda:N.", group="engine")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "float32, bfloat16 or float16.", group="engine", hashed=True
+    )
+    revision: str | None = option(None, "Branch, tag or commit on the hub.", group="engine", hashed=True)
+    offline: bool = option(False, "Use downloaded models only.", group="engine")
+    think: bool = option(False, "Let Valley2.5 think first (on stderr).", group="answer", negatable=True, row=True)
+    flavour: Flavour = option("hf", "Published code to follow: hf or github.", group="answer", row=True)
+    exact: bool = option(False, "Nothing but what the published code does.", group="answer", row=True)
+    json: bool = option(False, "One JSON object instead of text.", group="screen")
+    stats: bool = option(False, "Times, tokens and memory on stderr.", group="screen", slash=True)
+    quiet: bool = option(False, "Only the answer and errors.", group="screen", short="-q")
+    verbose: bool = option(False, "Name the stages in a pipe too.", group="screen", short="-v")
+    debug: bool = option(False, "Show the traceback of an error.", group="screen", rank=1)
+    no_color: bool = option(False, "No colours.", group="screen")
+    preview: bool = option(False, "Show what is looked at in the terminal.", group="screen", slash=True, rank=-1)
+    editing_mode: Literal["emacs", "vi"] = option("emacs", slash=True)
+    max_image_bytes: int = option(MediaLimits.max_image_bytes, range=(1, 2**40))
+    max_image_pixels: int = option(MediaLimits.max_image_pixels, range=(1, 2**40))
+    max_redirects: int = option(MediaLimits.max_redirects, range=(0, 20))
+    connect_timeout: float = option(MediaLimits.connect_timeout_s, range=(0.001, 3600.0))
+    image_timeout: float = option(MediaLimits.image_timeout_s, range=(0.001, 86400.0))
+    max_video_bytes: int = option(MediaLimits.max_video_bytes, range=(1, 2**50))
+    video_timeout: float = option(MediaLimits.video_timeout_s, range=(0.001, 86400.0))
+    clip_timeout: float = option(MediaLimits.clip_timeout_s, range=(0.001, 86400.0))
+    max_clip_pixels: int = option(MediaLimits.max_clip_pixels, range=(28 * 28, 2**40))
+    retries: int = option(MediaLimits.retries, range=(0, 20))
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def sampling(self) -> Sampling:
-        return Sampling(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-            stop=self.stop,
-        )
+        """How tokens are chosen."""
+        return self._fill(Sampling)
 
     def request(self, messages: tuple[Message, ...], images: tuple[Media, ...] = ()) -> Request:
         """``messages`` and ``images``, to be answered as the settings say; ``system`` is the caller's to place."""
-        return Request(
-            messages=messages,
-            images=images,
-            sampling=self.sampling(),
-            think=self.think,
-            flavour=self.flavour,
-            exact=self.exact,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-        )
+        return self._fill(Request, messages=messages, images=images, sampling=self.sampling())
 
     def engine_options(self) -> EngineOptions:
-        limits = MediaLimits(
-            max_image_bytes=self.max_image_bytes,
-            max_image_pixels=self.max_image_pixels,
-            max_redirects=self.max_redirects,
-            connect_timeout_s=self.connect_timeout,
-            image_timeout_s=self.image_timeout,
-            max_video_bytes=self.max_video_bytes,
-            video_timeout_s=self.video_timeout,
-            clip_timeout_s=self.clip_timeout,
-            max_clip_pixels=self.max_clip_pixels,
-            retries=self.retries,
-        )
-        return EngineOptions(
-            model=self.model,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision,
-            offline=self.offline,
-            limits=limits,
-        )
+        """What to run and where, with the guards on media."""
+        return self._fill(EngineOptions, limits=self._fill(MediaLimits))
+
+    def _fill(self, kind: type[Filled], **given: Any) -> Filled:
+        """A ``kind`` of what is ``given`` and of the options that have a field there: its name, or that and ``_s``."""
+        names = {entry.name: entry.name.removesuffix("_s") for entry in fields(kind)}
+        return kind(**{name: getattr(self, key) for name, key in names.items() if key in OPTIONS} | given)
 
 
-TYPES = {entry.name: str(entry.type) for entry in fields(Settings) if entry.name != "origins"}
-# name: (lowest, highest) allowed; a bound that is not itself allowed is nudged by the smallest step
-RANGES: Mapping[str, tuple[float, float]] = {
-    "max_new_tokens": (1, 1_000_000),
-    "temperature": (0.0, 100.0),
-    "top_p": (1e-6, 1.0),
-    "top_k": (0, 1_000_000),
-    "repetition_penalty": (1e-3, 100.0),
-    "seed": (0, 2**63 - 1),
-    "min_pixels": (1, 2**40),
-    "max_pixels": (28 * 28, 2**40),
-    "max_image_bytes": (1, 2**40),
-    "max_image_pixels": (1, 2**40),
-    "max_redirects": (0, 20),
-    "connect_timeout": (0.001, 3600.0),
-    "image_timeout": (0.001, 86400.0),
-    "max_video_bytes": (1, 2**50),
-    "video_timeout": (0.001, 86400.0),
-    "clip_timeout": (0.001, 86400.0),
-    "max_clip_pixels": (28 * 28, 2**40),
-    "retries": (0, 20),
+def _choices(kind: Any) -> tuple[str, ...]:
+    """What the Literal in a type allows; nothing for types without one."""
+    parts = get_args(kind)
+    return parts if get_origin(kind) is Literal else tuple(choice for part in parts for choice in _choices(part))
+
+
+# by name, in the order in which they are declared
+OPTIONS: Mapping[str, Option] = {
+    entry.name: entry.metadata["option"] for entry in fields(Settings) if "option" in entry.metadata
 }
+TYPES = {entry.name: str(entry.type) for entry in fields(Settings) if entry.name in OPTIONS}
+CHOICES = {name: found for name, kind in get_type_hints(Settings).items() if (found := _choices(kind))}
 # what a row of a batch or a saved conversation may set for its answers
-ANSWER_KEYS = (
-    *("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"),
-    *("min_pixels", "max_pixels", "think", "flavour", "exact"),
-)
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "flavour": ("hf", "github"),
-    "editing_mode": ("emacs", "vi"),
-}
+ANSWER_KEYS = tuple(name for name, declared in OPTIONS.items() if declared.row)
+# what /set may set in a chat
+CHAT_KEYS = tuple(name for name, declared in OPTIONS.items() if declared.row or declared.slash)
+# what makes another answer of the same row
+HASHED_KEYS = tuple(name for name, declared in OPTIONS.items() if declared.row or declared.hashed)
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
@@ -213,8 +225,8 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         raise UsageError(f"{origin}: {value!r} is not {_article(kind)}") from None
     if name in CHOICES and converted not in CHOICES[name]:
         raise UsageError(f"{origin}: {value!r} is not one of {', '.join(CHOICES[name])}")
-    if name in RANGES:
-        low, high = RANGES[name]
+    if allowed := OPTIONS[name].range:
+        low, high = allowed
         if not low <= converted <= high:
             raise UsageError(f"{origin}: {value!r} is not between {low} and {high}")
     return converted

@@ -9,12 +9,12 @@ from contextlib import suppress
 from itertools import islice
 
 from valley_cli.chat.slash import COMMANDS
-from valley_cli.chat.slash_model import KEYS
 from valley_cli.engine.hub.registry import MODELS
+from valley_cli.settings import CHAT_KEYS
 
 TAKE_PATHS = ("/image", "/video", "/load", "/save")
 WORDS: dict[str, Sequence[str]] = {
-    "/set": KEYS,
+    "/set": CHAT_KEYS,
     "/think": ("on", "off"),
     "/model": [name for info in MODELS for name in (info.name, *info.aliases)],
 }

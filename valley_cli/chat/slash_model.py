@@ -8,17 +8,15 @@ from dataclasses import replace
 from valley_cli.api import Message, Request
 from valley_cli.chat.session import Session
 from valley_cli.errors import UsageError, ValleyError
-from valley_cli.settings import ANSWER_KEYS, FALSE, TRUE, Settings, override
-
-KEYS = (*ANSWER_KEYS, "stats", "preview", "editing_mode")
+from valley_cli.settings import CHAT_KEYS, FALSE, TRUE, Settings, override
 
 
 def set_option(session: Session, rest: str) -> None:
     """/set, /set KEY, /set KEY VALUE; the value ``default`` takes a key back to what it is without any setting."""
     key, _, value = rest.partition(" ")
     key, value = key.replace("-", "_"), value.strip()
-    if key and key not in KEYS:
-        raise UsageError(f"/set: there is no option {key}", f"the options are: {', '.join(KEYS)}")
+    if key and key not in CHAT_KEYS:
+        raise UsageError(f"/set: there is no option {key}", f"the options are: {', '.join(CHAT_KEYS)}")
     if value and key == "think":
         think(session, value)
     elif value == "default":
@@ -27,7 +25,7 @@ def set_option(session: Session, rest: str) -> None:
     elif value:
         session.settings = override(session.settings, {key: value}, lambda name: f"/set {name}")
     session.renderer.stats = session.settings.stats
-    session.tell("\n".join(f"{name} = {_shown(session.settings, name)}" for name in ([key] if key else KEYS)))
+    session.tell("\n".join(f"{name} = {_shown(session.settings, name)}" for name in ([key] if key else CHAT_KEYS)))
 
 
 def _shown(settings: Settings, name: str) -> str:

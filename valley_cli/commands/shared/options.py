@@ -16,77 +16,34 @@ from typing import Annotated, Any
 import typer
 
 from valley_cli.errors import SourceError, UsageError
-from valley_cli.settings import load_settings
+from valley_cli.settings import OPTIONS, TYPES, Group, Settings, flag_name, load_settings
 from valley_cli.text import printable
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A name, a hub id or a folder.", show_default="auto")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The question; @FILE reads it, - is stdin.")]
-System = Annotated[str | None, typer.Option("--system", "-s", help="System prompt; @FILE reads it.")]
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer, in tokens.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", help="0 takes the likeliest token.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Sample from the likeliest tokens of this total mass.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Sample from this many likeliest tokens; 0: all.")]
-RepetitionPenalty = Annotated[
-    float | None, typer.Option("--repetition-penalty", help="Above 1: tokens already seen become less likely.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")]
-MinPixels = Annotated[int | None, typer.Option("--min-pixels", help="Scale smaller pictures up to this many pixels.")]
-MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Scale larger pictures down to this many pixels.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", show_default="auto")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="auto")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")]
-Offline = Annotated[bool | None, typer.Option("--offline", help="Use downloaded models only.", show_default=False)]
-Think = Annotated[
-    bool | None, typer.Option("--think/--no-think", help="Let Valley2.5 think first (on stderr).", show_default=False)
-]
-Flavour = Annotated[
-    str | None, typer.Option("--flavour", help="Published code to follow: hf or github.", show_default="hf")
-]
-Exact = Annotated[
-    bool | None, typer.Option("--exact", help="Nothing but what the published code does.", show_default=False)
-]
-Json = Annotated[bool | None, typer.Option("--json", help="One JSON object instead of text.", show_default=False)]
-Stats = Annotated[bool | None, typer.Option("--stats", help="Times, tokens and memory on stderr.", show_default=False)]
-Preview = Annotated[
-    bool | None, typer.Option("--preview", help="Show what is looked at in the terminal.", show_default=False)
-]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the answer to this file.")]
 Force = Annotated[bool, typer.Option("--force", help="Let -o overwrite a file.")]
-Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="Only the answer and errors.", show_default=False)]
-Verbose = Annotated[
-    bool | None, typer.Option("--verbose", "-v", help="Name the stages in a pipe too.", show_default=False)
-]
-Debug = Annotated[bool | None, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
-NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours.", show_default=False)]
 
-ENGINE: dict[str, Any] = {"device": Device, "dtype": Dtype, "revision": Revision, "offline": Offline}
-ANSWER: dict[str, Any] = {
-    "model": Model,
-    "system": System,
-    "max_new_tokens": MaxNewTokens,
-    "temperature": Temperature,
-    "top_p": TopP,
-    "top_k": TopK,
-    "repetition_penalty": RepetitionPenalty,
-    "seed": Seed,
-    "stop": Stop,
-    "min_pixels": MinPixels,
-    "max_pixels": MaxPixels,
-    "think": Think,
-    "flavour": Flavour,
-    "exact": Exact,
-    **ENGINE,
-}
-SCREEN: dict[str, Any] = {
-    "preview": Preview,
-    "json": Json,
-    "stats": Stats,
-    "quiet": Quiet,
-    "verbose": Verbose,
-    "no_color": NoColor,
-    "debug": Debug,
-}
+
+def _parameter(name: str) -> Any:
+    """The type of the parameter that takes the option ``name`` on a command line."""
+    declared, default, kind = OPTIONS[name], getattr(Settings, name), TYPES[name].removesuffix(" | None")
+    types = {"bool": bool, "int": int, "float": float, "tuple[str, ...]": list[str]}
+    flag = flag_name(name) + (f"/{flag_name(f'no_{name}')}" if declared.negatable else "")
+    # Help shows defaults that are words: a switch is off by default, and what a number is then its help text says.
+    shown = default if isinstance(default, str) else not isinstance(default, bool)
+    names = filter(None, (flag, declared.short))
+    return Annotated[types.get(kind, str) | None, typer.Option(*names, help=declared.help, show_default=shown)]
+
+
+def _group(group: Group) -> dict[str, Any]:
+    """The options of a group and the types of their parameters, in the order in which help shows them."""
+    names = [name for name, declared in OPTIONS.items() if declared.group == group]
+    return {name: _parameter(name) for name in sorted(names, key=lambda name: OPTIONS[name].rank)}
+
+
+ENGINE = _group("engine")
+ANSWER = _group("answer") | ENGINE
+SCREEN = _group("screen")
 
 
 def pick(*names: str) -> dict[str, Any]:
