@@ -16,7 +16,9 @@ from valley_cli.batch.index import Index, Stored
 from valley_cli.batch.lines import read_lines
 from valley_cli.batch.pipeline import Pipeline
 from valley_cli.batch.progress import duration
+from valley_cli.batch.rows import RowReader
 from valley_cli.errors import SourceError, UsageError
+from valley_cli.settings import ANSWER_KEYS, HASHED_KEYS, TYPES, Settings, load_settings
 
 
 def lines_of(data: bytes, **limits: int) -> list[tuple[int, int, bytes, bool]]:
@@ -150,6 +152,32 @@ def test_a_lock_keeps_a_second_one_out_until_it_goes(tmp_path: Path) -> None:
     os.close(first)
     assert lock(second)
     os.close(second)
+
+
+def test_outputs_of_earlier_versions_are_continued() -> None:
+    """The hashes are those that the first version wrote into its records."""
+    assert RowReader(Settings(), "m").settings_hash == "f0ca8456"
+    words = {"system": "x", "revision": "r", "dtype": "float16", "stop": ["a"], "model": "zz"}
+    numbers = {"seed": 3, "max_pixels": 1000, "think": True, "temperature": 0.5, "offline": True}
+    assert RowReader(load_settings(words | numbers, {}), "m", "p").settings_hash == "046695d5"
+
+
+def test_whatever_shapes_an_answer_is_a_part_of_the_hash() -> None:
+    assert set(HASHED_KEYS) == {"system", "dtype", "revision", *ANSWER_KEYS}
+    samples = {
+        "bool": True,
+        "float": 0.5,
+        "dtype": "float16",
+        "flavour": "github",
+        "stop": ["x"],
+        "system": "x",
+        "revision": "x",
+    }
+    found = {
+        RowReader(load_settings({name: samples.get(name, samples.get(TYPES[name], 1000))}, {}), "m").settings_hash
+        for name in HASHED_KEYS
+    }
+    assert len(found - {RowReader(Settings(), "m").settings_hash}) == len(HASHED_KEYS)
 
 
 def test_durations_read_well() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from valley_cli.api import Media, MediaLimits, Message, Request
 from valley_cli.batch.lines import Line
 from valley_cli.errors import RowError
-from valley_cli.settings import ANSWER_KEYS, Settings, override
+from valley_cli.settings import ANSWER_KEYS, HASHED_KEYS, Settings, override
 from valley_cli.sources.expand import Kind, expand_sources
 from valley_cli.sources.times import read_selection
 from valley_cli.sources.transcript import read_media, read_messages, read_transcript, up_to_question
@@ -25,6 +25,12 @@ _OURS = {"id", "prompt", "image", "images", "video", "videos", "messages", "syst
 _OPENAI = {"custom_id", "method", "url", "body"}
 _CLIP_KEYS = {"frames", "fps", "max_frames", "start", "end", "at"}
 _RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+# The values of these stand in every hash of settings, in this order, as outputs have it that were begun long ago. Any
+# other option is hashed by its name, and only where it is set: an output goes on when there are more options.
+_HASHED_BY_PLACE = (
+    *("system", "revision", "dtype", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed"),
+    *("stop", "min_pixels", "max_pixels", "think", "flavour", "exact"),
+)
 # what would change the answer and is not done here, with the values that ask for nothing
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -76,8 +82,11 @@ class RowReader:
     @property
     def settings_hash(self) -> str:
         """8 hex digits that change with whatever shapes an answer beside its line."""
-        shaping = [self.model, self.prompt, self.settings.system, self.settings.revision, self.settings.dtype]
-        shaping += [getattr(self.settings, name) for name in ANSWER_KEYS]
+        shaping: list[Any] = [self.model, self.prompt, *(getattr(self.settings, name) for name in _HASHED_BY_PLACE)]
+        for name in HASHED_KEYS:
+            value = getattr(self.settings, name)
+            if name not in _HASHED_BY_PLACE and value != getattr(Settings, name):
+                shaping.append([name, value])
         return hashlib.blake2b(json.dumps(shaping).encode(), digest_size=4).hexdigest()
 
     def look(self, line: Line, is_new_id: Any) -> Row:
