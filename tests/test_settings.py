@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
+from valley_cli.api import EngineOptions, Request, Sampling
+from valley_cli.batch.rows import RowReader
 from valley_cli.errors import UsageError
-from valley_cli.settings import TYPES, Settings, config_path, load_settings
+from valley_cli.settings import ANSWER_KEYS, TYPES, Settings, config_path, load_settings
 
 
 @pytest.fixture
@@ -93,3 +101,85 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(home: dict[str, str
 def test_limits_that_contradict_each_other_are_refused(home: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="larger than max_pixels"):
         load_settings({"min_pixels": 5000, "max_pixels": 4000}, home)
+
+
+def test_nothing_set_asks_the_engine_for_its_own_defaults() -> None:
+    settings = Settings()
+    assert settings.sampling() == Sampling()
+    assert settings.request(()) == Request(())
+    assert settings.engine_options() == EngineOptions()
+
+
+def test_whatever_a_row_may_set_reaches_the_engine() -> None:
+    assert set(ANSWER_KEYS) <= {entry.name for kind in (Sampling, Request) for entry in fields(kind)}
+
+
+DECLARED = '    dimness: int | None = option(None, "Darken the pictures.", group="answer", range=(1, 9), row=True)\n'
+USED = "    dimness: int | None = None\n"
+ROW = """
+from valley_cli.batch.lines import Line
+from valley_cli.batch.rows import RowReader
+from valley_cli.chat.complete import complete
+from valley_cli.errors import UsageError
+from valley_cli.settings import Settings, load_settings
+
+reader = RowReader(Settings(), "tiny")
+row = reader.look(Line(0, 1, b'{"prompt": "?", "dimness": 3, "more": 1}'), lambda found: True)
+print("row:", reader.build(row).dimness, row.passed_on)
+try:
+    reader.build(reader.look(Line(0, 1, b'{"prompt": "?", "dimness": 10}'), lambda found: True))
+except UsageError as error:
+    print("row's error:", error.message)
+print("file:", load_settings({}).request(()).dimness)
+print("variable:", load_settings({}, {"VALLEY_DIMNESS": "5"}).request(()).dimness)
+print("flag:", load_settings({"dimness": 6}, {}).request(()).dimness)
+print("hashes:", reader.settings_hash, RowReader(Settings(dimness=3), "tiny").settings_hash != reader.settings_hash)
+print("/set:", *(found for found, _ in complete("/set dim")))
+"""
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """A copy of the program in which one option more is declared, and used by the engine: a line each."""
+    copied = tmp_path / "program"
+    shutil.copytree(ROOT / "valley_cli", copied / "valley_cli", ignore=shutil.ignore_patterns("*.safetensors"))
+    insert(copied / "valley_cli" / "settings.py", DECLARED, before="    origins: Mapping")
+    insert(copied / "valley_cli" / "api.py", USED, before="    timeout_s: ")
+    return copied
+
+
+def insert(path: Path, line: str, before: str) -> None:
+    """Write ``line`` in front of the only place that reads ``before``."""
+    text = path.read_text()
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, line + before))
+
+
+def run(program: Path, home: dict[str, str], *args: str) -> str:
+    """What a Python that finds that program prints, on stdout or stderr."""
+    environment = {**os.environ, **home, "PYTHONPATH": str(program), "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, *args], capture_output=True, text=True, env=environment, cwd=program)
+    return done.stdout + done.stderr
+
+
+def test_an_option_is_declared_in_one_line(changed: Path, home: dict[str, str]) -> None:
+    for command in ("describe", "chat", "video", "batch"):
+        shown = run(changed, home, "-m", "valley_cli", command, "--help")
+        (line,) = [line for line in shown.splitlines() if "--dimness" in line]
+        assert line.endswith("Darken the pictures.")
+    describe = ("-m", "valley_cli", "describe", "a.png")
+    assert "--dimness: 10 is not between 1 and 9" in run(changed, home, *describe, "--dimness", "10")
+    variable = run(changed, home | {"VALLEY_DIMNESS": "x"}, *describe)
+    assert "VALLEY_DIMNESS: 'x' is not a whole number" in variable
+    write(home, "dimness = 0\n")
+    assert "config.toml: dimness: 0 is not between 1 and 9" in run(changed, home, *describe)
+    write(home, "dimness = 4\n")
+    assert run(changed, home, "-c", ROW).splitlines() == [
+        "row: 3 {'more': 1}",
+        "row's error: dimness: 10 is not between 1 and 9",
+        "file: 4",
+        "variable: 5",
+        "flag: 6",
+        f"hashes: {RowReader(Settings(), 'tiny').settings_hash} True",
+        "/set: dimness",
+    ]
