@@ -40,7 +40,7 @@ from benchmarks.pairs import (
 from benchmarks.report import finish, show_machine
 from benchmarks.sides import PROMPT, Rows, Transformers, Valley, agreement, compare, tokens_per_s
 from valley_cli.engine.run.runner import Runner
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 
 BATCHES = (1, 4, 16, 64)
 CPU_BARS = {MINI.name: 2.0, HALF_B_FLOAT32.name: 1.0, HALF_B_BFLOAT16.name: 1.5}
@@ -94,10 +94,10 @@ def measure(size: Size, device: torch.device, plan: Plan) -> dict[str, Any]:
 
 def read_s(runner: Runner, tokens: int) -> float:
     """Seconds until the logits behind a prompt of so many tokens are there."""
-    segment = Segment(0, tokens)
-    runner.open(segment)
+    slot = Slot(0, tokens)
+    runner.attach_slot(slot)
     start = time.perf_counter()
-    runner.prefill(segment, runner.merge([*range(tokens)], ())).argmax().item()
+    runner.prefill(slot, runner.embed_prompt([*range(tokens)], ())).argmax().item()
     return time.perf_counter() - start
 
 

@@ -121,7 +121,7 @@ def child(which: str, folder: Path, dtype_name: str) -> None:
     if which == "valley":
         from valley_cli.engine.families.valley.opened import read_checkpoint
         from valley_cli.engine.run.runner import load_runner
-        from valley_cli.engine.schedule.slots import Segment
+        from valley_cli.engine.schedule.slots import Slot
 
         files = read_checkpoint(folder)
     else:
@@ -135,7 +135,7 @@ def child(which: str, folder: Path, dtype_name: str) -> None:
         runner = load_runner(files, "cpu", dtype_name, stages.append)
         load_s = time.perf_counter() - start
         runner.resize(N_TOKENS)
-        runner.prefill(Segment(0, N_TOKENS), runner.merge(range(N_TOKENS), ()))
+        runner.prefill(Slot(0, N_TOKENS), runner.embed_prompt(range(N_TOKENS), ()))
     else:
         model = Qwen3ForCausalLM.from_pretrained(folder / "reference", dtype=getattr(torch, dtype_name))
         load_s = time.perf_counter() - start

@@ -34,7 +34,7 @@ from valley_cli.engine.families.valley.model import Valley
 from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.run.worker import PIECE_TOKENS
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 
 CONFIG = replace(HALF_B, vocab_size=4096, num_hidden_layers=4, max_position_embeddings=32_768)
 LENGTHS = (512, 2048, 8192)
@@ -60,10 +60,10 @@ def random_runner(device: torch.device, dtype: torch.dtype) -> Runner:
     return Runner(model, device)
 
 
-def read(runner: Runner, segment: Segment, rows: torch.Tensor, piece: int) -> None:
-    runner.open(segment)
+def read(runner: Runner, slot: Slot, rows: torch.Tensor, piece: int) -> None:
+    runner.attach_slot(slot)
     for start in range(0, len(rows), piece):
-        logits = runner.prefill(segment, rows[start : start + piece], start)
+        logits = runner.prefill(slot, rows[start : start + piece], start)
     assert int(logits.argmax()) >= 0  # waits for the device
 
 
@@ -71,8 +71,8 @@ def measure(device: torch.device, tokens: int, piece: int) -> dict[str, Any]:
     """In a process of its own: bytes at most beyond weights, prompt and cache, and seconds."""
     runner = random_runner(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     runner.resize(tokens + 64)
-    read(runner, Segment(tokens, 64), runner.merge(range(16), ()), piece)  # what is loaded once
-    rows = runner.merge([n % CONFIG.vocab_size for n in range(tokens)], ())
+    read(runner, Slot(tokens, 64), runner.embed_prompt(range(16), ()), piece)  # what is loaded once
+    rows = runner.embed_prompt([n % CONFIG.vocab_size for n in range(tokens)], ())
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -80,7 +80,7 @@ def measure(device: torch.device, tokens: int, piece: int) -> dict[str, Any]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before, cached = status_bytes("VmRSS"), runner.cache.n_bytes
     start = time.perf_counter()
-    read(runner, Segment(0, tokens), rows, piece)
+    read(runner, Slot(0, tokens), rows, piece)
     seconds = time.perf_counter() - start
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) - before  # its cache was there before

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from valley_cli.api import Sampling
 from valley_cli.engine.run.runner import Runner
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 
 PROMPT = 64  # tokens
 MARGIN = 0.002  # between the two likeliest tokens: below it, rounding decides
@@ -22,32 +22,32 @@ class Valley:
 
     def __init__(self, runner: Runner, rows: int, count: int) -> None:
         self.runner = runner
-        self.segments = [Segment(n * (PROMPT + count), PROMPT + count) for n in range(rows)]
+        self.slots = [Slot(n * (PROMPT + count), PROMPT + count) for n in range(rows)]
         runner.resize(rows * (PROMPT + count))
 
     def __call__(self, prompts: Rows, count: int) -> Rows:
         """Greedy continuations, all in one batch."""
-        runner, segments = self.runner, self.segments[: len(prompts)]
-        choosers = [runner.chooser(Sampling(), ()) for _ in prompts]
+        runner, slots = self.runner, self.slots[: len(prompts)]
+        samplers = [runner.sampler(Sampling(), ()) for _ in prompts]
         firsts = []
-        for segment, prompt in zip(segments, prompts, strict=True):
-            runner.open(segment)
-            firsts.append(runner.prefill(segment, runner.merge(prompt, ())))
-        said = [[token] for token in runner.choose(torch.stack(firsts), choosers)]
+        for slot, prompt in zip(slots, prompts, strict=True):
+            runner.attach_slot(slot)
+            firsts.append(runner.prefill(slot, runner.embed_prompt(prompt, ())))
+        said = [[token] for token in runner.sample(torch.stack(firsts), samplers)]
         for step in range(count - 1):
             lengths = [PROMPT + step] * len(prompts)
-            chosen = runner.step([row[-1] for row in said], segments, lengths, choosers)
+            chosen = runner.step([row[-1] for row in said], slots, lengths, samplers)
             for row, token in zip(said, chosen, strict=True):
                 row.append(token)
         return said
 
     def forced(self, prompt: list[int], answer: list[int]) -> Tensor:
         """Logits at every token of ``answer``, read one by one. [len(answer), vocabulary]"""
-        segment = self.segments[0]
-        self.runner.open(segment)
-        found = [self.runner.prefill(segment, self.runner.merge(prompt, ()))]
+        slot = self.slots[0]
+        self.runner.attach_slot(slot)
+        found = [self.runner.prefill(slot, self.runner.embed_prompt(prompt, ()))]
         for step, token in enumerate(answer[:-1]):
-            found.append(self.runner.decode([token], [segment], [PROMPT + step])[0])
+            found.append(self.runner.decode([token], [slot], [PROMPT + step])[0])
         return torch.stack(found)
 
 

@@ -9,7 +9,7 @@ from valley_cli.engine.families.base import Prepared
 from valley_cli.engine.families.valley.opened import CheckpointFiles
 from valley_cli.engine.families.valley.prepare import ValleyPlan
 from valley_cli.engine.families.valley.preprocess import Picture
-from valley_cli.media.request import Effort, MediaReader
+from valley_cli.media.request import MediaReader, ReadTimings
 
 
 def generate(engine: Engine, request: Request) -> Generator[TextDelta | ThinkDelta | Done, None, None]:
@@ -39,14 +39,14 @@ class Told:
         pass
 
 
-def plan_of(files: CheckpointFiles, request: Request, effort: Effort | None = None) -> ValleyPlan:
+def plan_of(files: CheckpointFiles, request: Request, timings: ReadTimings | None = None) -> ValleyPlan:
     """What the request takes, as ``files`` alone see it."""
-    return files.plan(request, MediaReader(MediaLimits()), effort or Effort())
+    return files.plan(request, MediaReader(MediaLimits()), timings or ReadTimings())
 
 
-def prepared_of(files: CheckpointFiles, plan: ValleyPlan, effort: Effort | None = None) -> Prepared:
+def prepared_of(files: CheckpointFiles, plan: ValleyPlan, timings: ReadTimings | None = None) -> Prepared:
     """The plan's pictures decoded."""
-    return files.prepare(plan, MediaReader(MediaLimits()), effort or Effort())
+    return files.prepare(plan, MediaReader(MediaLimits()), timings or ReadTimings())
 
 
 def pictures_of(prepared: Prepared) -> tuple[Picture, ...]:

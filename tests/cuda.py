@@ -21,8 +21,8 @@ from valley_cli.engine.layers.vision import VitTower
 from valley_cli.engine.run.cuda_graphs import Batch
 from valley_cli.engine.run.decode_step import StaticStep, flash_works
 from valley_cli.engine.run.kvcache import KVCache
-from valley_cli.engine.run.sampler import NO_TOKEN, choose, make_chooser
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.run.sampler import NO_TOKEN, make_sampler_state, sample
+from valley_cli.engine.schedule.slots import Slot
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TOLERANCE = 1e-4  # float32, logits of a few units
@@ -104,8 +104,8 @@ def a_batch_of_samplers_repeats_itself_and_stands_a_broken_row(device: torch.dev
     steps[:, 3] = torch.nan
 
     def drawn() -> list[list[int]]:
-        choosers = [make_chooser(sampling, (1, 2), 300, device) for sampling in [*ways, ways[1]]]
-        return [choose(logits, choosers).tolist() for logits in steps]
+        samplers = [make_sampler_state(sampling, (1, 2), 300, device) for sampling in [*ways, ways[1]]]
+        return [sample(logits, samplers).tolist() for logits in steps]
 
     first = drawn()
     assert first == drawn()
@@ -180,13 +180,13 @@ def the_engine_s_thread_takes_its_card(device: torch.device) -> None:
 def a_prompt_read_in_pieces_sees_what_it_sees_as_a_whole(device: torch.device) -> None:
     """Pieces of any length, as the cache lies on this device."""
     config = TextConfig(9, 56 * 16, 9, 2, 14, 2, 16, 1e-6, 1e6, 4096, False, True, True)
-    cache, segment, generator = KVCache(config, device, torch.float32), Segment(64, 512), torch.Generator()
+    cache, slot, generator = KVCache(config, device, torch.float32), Slot(64, 512), torch.Generator()
     cache.resize(1024)
     heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
     q, k, v = (torch.randn(1, n, 300, config.head_dim, generator=generator.manual_seed(n)).to(device) for n in heads)
     whole, start = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), 0
     for length in (100, 1, 37, 128, 34):
-        part, attend = slice(start, start + length), cache.prefill(segment, start)
+        part, attend = slice(start, start + length), cache.prefill(slot, start)
         for layer in range(config.num_hidden_layers):
             found = attend(layer, q[:, :, part], k[:, :, part], v[:, :, part])
             assert (found - whole[:, :, part]).abs().max() < TOLERANCE
@@ -201,7 +201,7 @@ def a_piece_behind_a_long_prompt_writes_down_no_scores(device: torch.device) -> 
     cache = KVCache(config, device, torch.bfloat16)
     cache.resize(end)
     q, k = (torch.randn(1, n, tokens, dim, device=device, dtype=torch.bfloat16) for n in (heads, kv_heads))
-    attend = cache.prefill(Segment(0, end), before)
+    attend = cache.prefill(Slot(0, end), before)
     for pool in (*cache.keys, *cache.values):
         pool.normal_()
     if device.type == "cuda":
@@ -211,7 +211,7 @@ def a_piece_behind_a_long_prompt_writes_down_no_scores(device: torch.device) -> 
     if device.type == "cuda":
         scores, taken = heads * tokens * end * 2, torch.cuda.max_memory_allocated(device) - held
         assert taken < scores / 4, f"{taken / 1e6:.0f} MB"
-    keys, values = (cache._rows(pool[0], Segment(0, end), end).float() for pool in (cache.keys, cache.values))
+    keys, values = (cache._rows(pool[0], Slot(0, end), end).float() for pool in (cache.keys, cache.values))
     last = F.scaled_dot_product_attention(q[:, :, -1:].float(), keys, values, enable_gqa=True)  # it sees them all
     assert (found[:, :, -1:] - last).abs().max() < 0.05
 

@@ -11,7 +11,7 @@ from valley_cli.engine.layers.basic import RMSNorm
 from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import DecoderLayer, causal_attend, decode_hidden
 from valley_cli.engine.layers.fused import FusedDecoder, fuse
-from valley_cli.engine.layers.matmul import Layout, product
+from valley_cli.engine.layers.matmul import WeightLayout, product
 from valley_cli.engine.run.cuda_graphs import RECORD_AFTER, DecodeGraphs
 
 POOL_TOKENS, ROOM = 400, 100
@@ -74,7 +74,7 @@ def prompt(length: int, seed: int) -> Tensor:
 ROOM = 64
 
 
-def fused_decoder(ours: Decoder, layout: Layout) -> FusedDecoder:
+def fused_decoder(ours: Decoder, layout: WeightLayout) -> FusedDecoder:
     layers = [fuse(layer, ours.config, layout) for layer in ours.layers]  # type: ignore[arg-type]
     return FusedDecoder(layers, ours.config, ours.norm.weight, product(layout, [ours.lm_head.weight]))
 

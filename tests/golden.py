@@ -30,9 +30,8 @@ from valley_cli.engine.families.valley.preprocess import CLIP_MEAN, CLIP_STD, Pi
 from valley_cli.engine.families.valley.prompt import IMAGE_ID, PromptBuilder, place_pictures
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.run.runner import load_runner
-from valley_cli.engine.run.unread import Unread
 from valley_cli.engine.schedule.detokenize import Detokenizer
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 
 FEATURE_TOLERANCE = 2e-4
 LOGIT_TOLERANCE = 1e-3
@@ -178,12 +177,11 @@ class Case:
                     found = rows.numpy()[self.arrays[f"{key}_idx"]]
                     close(f"picture {index} {name} features", found, self.arrays[key], FEATURE_TOLERANCE)
         self._places(plan)
-        unread = Unread(prepared.units, prepared.items, most_tokens=prepared.prompt_tokens)
-        merged = runner.merge_all([unread])[0]
+        merged = runner.embed_prompt(prepared.units, prepared.items, prepared.prompt_tokens)
         same("merged_length", len(merged), self.expected["merged_length"])
         same("counted length", plan.prompt_tokens, self.expected["merged_length"])
         runner.resize(len(merged))
-        logits = runner.prefill(Segment(0, len(merged)), merged).numpy()
+        logits = runner.prefill(Slot(0, len(merged)), merged).numpy()
         top = self.expected["prefill"]["top5"]
         if np.diff(np.sort(logits)[-6:]).min() > MARGIN:
             same("top 5", list(np.argsort(-logits)[:5]), top)

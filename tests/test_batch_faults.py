@@ -67,7 +67,7 @@ def ended_within(child: Child, seconds: float) -> int:
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(warm: Forkserver, tmp_path: Path) -> None:
-    rng, count = random.Random(6), 300
+    rng, count = random.Random(6), 500
     source, whole, out = write_rows(tmp_path / "in.jsonl", mixed_rows(count)), tmp_path / "whole", tmp_path / "out"
     assert warm.run("batch", source, "-o", whole, *MODEL) == 3
     for _ in range(20):

@@ -232,8 +232,8 @@ def test_a_cancelled_request_leaves_its_neighbours_alone_in_200_random_schedules
     assert [tokens(list(generate(engine, request))) for request in kinds] == expected
     scheduler = engine._worker._scheduler  # type: ignore[union-attr]
     assert scheduler.idle
-    scheduler.forget_held()
-    assert scheduler.space.free == scheduler.space.tokens
+    scheduler.drop_prefix_cache()
+    assert scheduler.allocator.free == scheduler.allocator.tokens
 
 
 def make_alone(request: Request) -> list[Event]:

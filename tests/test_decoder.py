@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.decoders import Decoder, fused_decoder, prompt, tiny
 from valley_cli.engine.layers.decoder import causal_attend
-from valley_cli.engine.layers.matmul import Layout, can_pack
+from valley_cli.engine.layers.matmul import WeightLayout, can_pack
 from valley_cli.engine.run.kvcache import KVCache
-from valley_cli.engine.schedule.slots import Move, Segment
+from valley_cli.engine.schedule.slots import Move, Slot
 
 TOLERANCE = 2e-5
 
@@ -21,9 +21,9 @@ TOLERANCE = 2e-5
 ROOM = 64
 
 
-def seg(slot: int) -> Segment:
-    """The segments of these tests lie side by side."""
-    return Segment(slot * ROOM, ROOM)
+def seg(slot: int) -> Slot:
+    """The slots of these tests lie side by side."""
+    return Slot(slot * ROOM, ROOM)
 
 
 def run_cached(ours: Decoder, cache: KVCache, slot: int, ids: Tensor, first: int) -> Tensor:
@@ -118,13 +118,13 @@ def test_a_cache_that_is_resized_and_packed_keeps_what_it_holds() -> None:
     assert (found - full).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("target", [Segment(0, 64), Segment(64, 96), Segment(128, 64)], ids=["other", "over", "same"])
-def test_a_prefix_that_is_copied_continues_as_it_would_have(target: Segment) -> None:
+@pytest.mark.parametrize("target", [Slot(0, 64), Slot(64, 96), Slot(128, 64)], ids=["other", "over", "same"])
+def test_a_prefix_that_is_copied_continues_as_it_would_have(target: Slot) -> None:
     _, ours = tiny("qwen3")
     ids, cache = prompt(40, 6), new_cache(ours, 3)
     full = ours.logits(ids[None], torch.arange(40)[None])[0, -1]
     ours.logits(ids[None, :30], torch.arange(30)[None], cache.prefill(seg(2), 0))
-    cache.open(target, 25, source=None if target == seg(2) else seg(2))
+    cache.attach_slot(target, 25, source=None if target == seg(2) else seg(2))
     found = ours.logits(ids[None, 25:], torch.arange(25, 40)[None], cache.prefill(target, 25))[0, -1]
     assert (found - full).abs().max() < TOLERANCE
 
@@ -132,7 +132,7 @@ def test_a_prefix_that_is_copied_continues_as_it_would_have(target: Segment) -> 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 @pytest.mark.parametrize("layout", ["rows", "packed", "transposed"])
 @pytest.mark.parametrize("slots", [[0], [0, 1, 2], [4, 1, 2]], ids=["one", "dense", "with gaps"])
-def test_the_fused_decoder_equals_the_plain_one(kind: str, layout: Layout, slots: list[int]) -> None:
+def test_the_fused_decoder_equals_the_plain_one(kind: str, layout: WeightLayout, slots: list[int]) -> None:
     _, ours = tiny(kind)
     fused = fused_decoder(ours, layout)
     rows = [prompt(length, seed) for seed, length in enumerate((9, 31, 18))][: len(slots)]
@@ -152,7 +152,7 @@ def test_the_fused_decoder_equals_the_plain_one(kind: str, layout: Layout, slots
 
 
 def test_packed_bfloat16_errs_no_more_than_plain_bfloat16() -> None:
-    layout: Layout = "packed" if can_pack(torch.bfloat16) else "rows"
+    layout: WeightLayout = "packed" if can_pack(torch.bfloat16) else "rows"
     _, ours = tiny("qwen3")
     ids = prompt(40, 8)
     exact = ours.double().logits(ids[None], torch.arange(40)[None])[0]

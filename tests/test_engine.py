@@ -22,7 +22,7 @@ from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.local import AUTO_CUDA, AUTO_OTHER, LocalEngine, choose_model
 from valley_cli.engine.run.runner import load_runner
 from valley_cli.engine.run.unread import Piece, Unread
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 from valley_cli.errors import ModelError, PromptError, SourceError, UsageError, ValleyError
 
 SMALL = Media("m0", path=str(IMAGES / "m0_64x64.png"))
@@ -370,16 +370,16 @@ def test_prompts_read_together_have_the_logits_of_each_alone() -> None:
     runner = load_runner(files, "cpu", "float32")
     prompts = [[*range(5, 5 + length)] for length in (40, 3, 17)]
     runner.resize(256)
-    segments = [Segment(64 * number, 64) for number in range(3)]
+    slots = [Slot(64 * number, 64) for number in range(3)]
     alone = []
-    for prompt, segment in zip(prompts, segments, strict=True):
-        runner.open(segment)
-        alone.append(runner.prefill(segment, runner.merge(prompt, ())))
-    for segment in segments:
-        runner.open(segment)
-    rows = runner.merge_all([Unread(prompt, ()) for prompt in prompts])
-    runner.prefill(segments[0], rows[0][:11])
+    for prompt, slot in zip(prompts, slots, strict=True):
+        runner.attach_slot(slot)
+        alone.append(runner.prefill(slot, runner.embed_prompt(prompt, ())))
+    for slot in slots:
+        runner.attach_slot(slot)
+    rows = runner.embed_prompts([Unread(prompt, ()) for prompt in prompts])
+    runner.prefill(slots[0], rows[0][:11])
     starts = (11, 0, 0)
-    pieces = [Piece(s, r[start:], start) for s, r, start in zip(segments, rows, starts, strict=True)]
+    pieces = [Piece(s, r[start:], start) for s, r, start in zip(slots, rows, starts, strict=True)]
     together = runner.prefill_pieces(pieces)
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)

@@ -28,7 +28,7 @@ from valley_cli.engine.hub.registry import ModelInfo
 from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import DecoderLayer
 from valley_cli.engine.layers.fused import DecoderParts
-from valley_cli.media.request import Effort, MediaReader, Reading, Source
+from valley_cli.media.request import MediaReader, Reading, ReadTimings, Source
 
 TEXT = TextConfig(
     vocab_size=257,
@@ -85,16 +85,16 @@ class ToyModel:
     def with_defaults(self, request: Request) -> Request:
         return request
 
-    def plan(self, request: Request, media: MediaReader, effort: Effort, *, pixels: bool = True) -> ToyPlan:
+    def plan(self, request: Request, media: MediaReader, timings: ReadTimings, *, pixels: bool = True) -> ToyPlan:
         with ExitStack() as clips:
-            reading = Reading(request, media, effort, clips)
+            reading = Reading(request, media, timings, clips)
             sources = tuple(reading.sources([item for message in request.messages for item in message.media]))
         text = "".join(message.content for message in request.messages).encode()
         costs = tuple(PictureCost(source.name, source.size_wh, 0, (1, 1), 1) for source in sources)
         return ToyPlan(costs=costs, prompt_tokens=len(sources) + len(text), sources=sources, text=text)
 
     def prepare(
-        self, plan: ToyPlan, media: MediaReader, effort: Effort, begin: Callable[[], object] = lambda: None
+        self, plan: ToyPlan, media: MediaReader, timings: ReadTimings, begin: Callable[[], object] = lambda: None
     ) -> Prepared:
         items = []
         for source in plan.sources:

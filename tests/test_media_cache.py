@@ -21,7 +21,7 @@ from valley_cli.engine import open_engine
 from valley_cli.engine.local import LocalEngine, open_local
 from valley_cli.errors import PromptError, SourceError, TimedOutError
 from valley_cli.media.cache import MediaCache, never, source_key
-from valley_cli.media.request import Effort
+from valley_cli.media.request import ReadTimings
 
 PICTURE = IMAGES / "m0_64x64.png"
 OPTIONS = EngineOptions(model=str(VALLEY25), device="cpu", media_cache_bytes=10_000_000)
@@ -181,9 +181,9 @@ def test_a_clip_that_is_changed_after_it_was_planned_is_an_error_of_its_own(tmp_
     looked_at: list[Cost] = []
     engine = open_local(OPTIONS)
     looked_at.append(price(engine, about(clip, picture)))
-    effort = Effort(on_stage=change)
+    timings = ReadTimings(on_stage=change)
     with pytest.raises(SourceError, match="was changed"):
-        engine.model.prepare(engine.model.plan(about(clip, picture), engine.media, effort), engine.media, effort)
+        engine.model.prepare(engine.model.plan(about(clip, picture), engine.media, timings), engine.media, timings)
     engine.close()
 
 

@@ -28,7 +28,7 @@ from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.run.unread import Piece
 from valley_cli.engine.run.worker import MAX_RUNNING, Worker
-from valley_cli.engine.schedule.slots import Move, Segment
+from valley_cli.engine.schedule.slots import Move, Slot
 from valley_cli.errors import RoomError, SourceError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,10 +72,10 @@ class TightRunner(Runner):
         self.take(self.cache.tokens + STEP_TOKENS)
         return super().prefill_pieces(pieces)
 
-    def decode(self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> torch.Tensor:
-        self.take(self.cache.tokens + STEP_TOKENS * len(segments))
-        self.most_rows = max(self.most_rows, len(segments))
-        return super().decode(tokens, segments, lengths)
+    def decode(self, tokens: Sequence[int], slots: Sequence[Slot], lengths: Sequence[int]) -> torch.Tensor:
+        self.take(self.cache.tokens + STEP_TOKENS * len(slots))
+        self.most_rows = max(self.most_rows, len(slots))
+        return super().decode(tokens, slots, lengths)
 
 
 def engine_with(runner: Runner) -> LocalEngine:
@@ -194,7 +194,7 @@ def test_after_a_while_as_many_run_as_before() -> None:
     runner.limit = 100_000
     answer(engine, ask("long", n=4 * MAX_RUNNING))
     assert scheduler.allowed == MAX_RUNNING
-    assert scheduler.space.tokens == 4000
+    assert scheduler.allocator.tokens == 4000
     engine.close()
 
 

@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from valley_cli.api import Sampling
-from valley_cli.engine.run.sampler import NO_TOKEN, Chooser, choose, keep_top, make_chooser
+from valley_cli.engine.run.sampler import NO_TOKEN, SamplerState, keep_top, make_sampler_state, sample
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0])
 CPU = torch.device("cpu")
 
 
-def chooser(sampling: Sampling, seen: tuple[int, ...] = (), vocabulary: int = 5) -> Chooser:
-    return make_chooser(sampling, seen, vocabulary, CPU)
+def sampler(sampling: Sampling, seen: tuple[int, ...] = (), vocabulary: int = 5) -> SamplerState:
+    return make_sampler_state(sampling, seen, vocabulary, CPU)
 
 
-def one(logits: Tensor, how: Chooser) -> int:
-    return choose(logits[None], [how]).tolist()[0]
+def one(logits: Tensor, how: SamplerState) -> int:
+    return sample(logits[None], [how]).tolist()[0]
 
 
 def test_greedy_takes_the_likeliest() -> None:
-    assert one(LOGITS, chooser(Sampling())) == 4
+    assert one(LOGITS, sampler(Sampling())) == 4
 
 
 def test_top_k_and_top_p_equal_transformers() -> None:
@@ -44,17 +44,17 @@ def test_repetition_penalty_equals_transformers() -> None:
 
     for penalty in (1.3, 0.5, 4.0):
         expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([[4, 3, 4, 0]]), LOGITS[None])[0]
-        assert one(LOGITS, chooser(Sampling(repetition_penalty=penalty), (4, 3, 4, 0))) == int(expected.argmax())
+        assert one(LOGITS, sampler(Sampling(repetition_penalty=penalty), (4, 3, 4, 0))) == int(expected.argmax())
 
 
 def test_what_was_said_is_penalised_from_then_on() -> None:
-    how = chooser(Sampling(repetition_penalty=100.0))
+    how = sampler(Sampling(repetition_penalty=100.0))
     assert [one(LOGITS, how) for _ in range(4)] == [4, 0, 1, 2]
 
 
 def test_a_seed_repeats_the_choice_and_temperature_spreads_it() -> None:
     def drawn(seed: int) -> list[int]:
-        how = chooser(Sampling(temperature=1.5, seed=seed))
+        how = sampler(Sampling(temperature=1.5, seed=seed))
         return [one(LOGITS, how) for _ in range(40)]
 
     assert drawn(1) == drawn(1)
@@ -63,20 +63,20 @@ def test_a_seed_repeats_the_choice_and_temperature_spreads_it() -> None:
 
 
 def test_frequencies_follow_the_softmax() -> None:
-    how = chooser(Sampling(temperature=1.0, seed=0))
+    how = sampler(Sampling(temperature=1.0, seed=0))
     counts = torch.bincount(torch.tensor([one(LOGITS, how) for _ in range(4000)]), minlength=5)
     assert (counts / 4000 - LOGITS.softmax(-1)).abs().max() < 0.03
 
 
 def test_a_seeded_draw_is_that_of_torch_multinomial() -> None:
-    generator, how = torch.Generator().manual_seed(3), chooser(Sampling(temperature=1.0, seed=3))
+    generator, how = torch.Generator().manual_seed(3), sampler(Sampling(temperature=1.0, seed=3))
     expected = [int(torch.multinomial(LOGITS.softmax(-1), 1, generator=generator)) for _ in range(30)]
     assert [one(LOGITS, how) for _ in range(30)] == expected
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.5])
 def test_the_nucleus_is_never_empty(top_p: float) -> None:
-    assert 0 <= one(torch.zeros(7), chooser(Sampling(temperature=1.0, top_p=top_p, seed=1), vocabulary=7)) < 7
+    assert 0 <= one(torch.zeros(7), sampler(Sampling(temperature=1.0, top_p=top_p, seed=1), vocabulary=7)) < 7
 
 
 def test_each_row_of_a_batch_is_chosen_as_if_it_were_alone() -> None:
@@ -89,17 +89,17 @@ def test_each_row_of_a_batch_is_chosen_as_if_it_were_alone() -> None:
         Sampling(temperature=2.0, top_k=3, top_p=0.9, seed=7),
     ]
     steps = torch.randn(25, len(wanted), 60, generator=torch.Generator().manual_seed(9))
-    together = [chooser(sampling, (1, 2), 60) for sampling in wanted]
-    apart = [chooser(sampling, (1, 2), 60) for sampling in wanted]
+    together = [sampler(sampling, (1, 2), 60) for sampling in wanted]
+    apart = [sampler(sampling, (1, 2), 60) for sampling in wanted]
     for logits in steps:
-        assert choose(logits, together).tolist() == [one(row, how) for row, how in zip(logits, apart, strict=True)]
+        assert sample(logits, together).tolist() == [one(row, how) for row, how in zip(logits, apart, strict=True)]
 
 
 def test_a_row_of_broken_numbers_gives_no_token_and_leaves_its_neighbours_alone() -> None:
     logits = torch.stack((LOGITS, LOGITS * torch.nan, LOGITS))
-    greedy = [chooser(Sampling()) for _ in range(3)]
-    assert choose(logits, greedy).tolist() == [4, NO_TOKEN, 4]
-    drawn = [chooser(Sampling(temperature=0.5, seed=row, repetition_penalty=1.1)) for row in range(3)]
-    ids = choose(logits, drawn).tolist()
+    greedy = [sampler(Sampling()) for _ in range(3)]
+    assert sample(logits, greedy).tolist() == [4, NO_TOKEN, 4]
+    drawn = [sampler(Sampling(temperature=0.5, seed=row, repetition_penalty=1.1)) for row in range(3)]
+    ids = sample(logits, drawn).tolist()
     assert ids[1] == NO_TOKEN
     assert min(ids[0], ids[2]) >= 0

@@ -1,4 +1,4 @@
-"""Who runs next, who holds which segment, what a segment is reused for, and what happens when memory runs out."""
+"""Who runs next, who holds which slot, what a slot is reused for, and what happens when memory runs out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from valley_cli.engine.families.base import MediaUnit, Unit, count_tokens
 from valley_cli.engine.schedule.detokenize import Detokenizer
 from valley_cli.engine.schedule.scheduler import Scheduler, shared_units
 from valley_cli.engine.schedule.sequence import Sequence
-from valley_cli.engine.schedule.slots import Segment, Space, packed, rounded
+from valley_cli.engine.schedule.slots import Slot, SlotAllocator, compact, rounded
 
 PHOTO = MediaUnit("photo", 100)
 SYSTEM: tuple[Unit, ...] = (1, 2, 3)
@@ -22,7 +22,7 @@ def sequence(*units: Unit) -> Sequence:
 
 
 def make(tokens: int = 4096, max_running: int = 4, kept: int = 16) -> Scheduler:
-    return Scheduler(Space(tokens), max_running, kept)
+    return Scheduler(SlotAllocator(tokens), max_running, kept)
 
 
 def begin(scheduler: Scheduler, found: Sequence) -> Sequence:
@@ -37,7 +37,7 @@ def begin(scheduler: Scheduler, found: Sequence) -> Sequence:
 
 def read(scheduler: Scheduler, found: Sequence) -> None:
     found.length = found.prompt_tokens
-    scheduler.has_read(found)
+    scheduler.start_decoding(found)
 
 
 def run(scheduler: Scheduler, *units: Unit, answer: tuple[int, ...] = (70, 71)) -> Sequence:
@@ -45,9 +45,9 @@ def run(scheduler: Scheduler, *units: Unit, answer: tuple[int, ...] = (70, 71)) 
     found = begin(scheduler, sequence(*units))
     found.length = found.prompt_tokens + len(answer) - 1
     found.new_ids = [*answer]
-    segment = found.segment
+    slot = found.slot
     scheduler.release(found)
-    found.segment = segment
+    found.slot = slot
     return found
 
 
@@ -55,7 +55,7 @@ def test_the_next_turn_continues_where_the_last_one_stopped() -> None:
     scheduler = make(max_running=4)
     first = run(scheduler, *SYSTEM, PHOTO, 10, 11)
     second = run(scheduler, *SYSTEM, PHOTO, 10, 11, 70, 20, 21)
-    assert second.segment == first.segment
+    assert second.slot == first.slot
     assert second.reused_tokens == 3 + 100 + 2 + 1  # the answer's last token was never read back
     assert second.reused_units == 3 + 1 + 2 + 1
 
@@ -70,9 +70,9 @@ def test_another_conversation_does_not_take_a_slot_for_a_system_prompt() -> None
     scheduler = make(max_running=4)
     first = run(scheduler, *SYSTEM, PHOTO, 10)
     other = run(scheduler, *SYSTEM, MediaUnit("drawing", 100), 10)
-    assert other.segment != first.segment
+    assert other.slot != first.slot
     assert other.reused_tokens == 0
-    assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 20).segment == first.segment
+    assert run(scheduler, *SYSTEM, PHOTO, 10, 70, 20).slot == first.slot
 
 
 def test_the_last_token_is_always_computed() -> None:
@@ -86,7 +86,7 @@ def test_no_more_slots_are_kept_than_allowed_and_the_oldest_goes_first() -> None
     pictures = [MediaUnit(str(n), 50) for n in range(5)]
     for picture in pictures:
         run(scheduler, picture, 1)
-    assert [units[0] for units in scheduler.held.values()] == pictures[3:]
+    assert [units[0] for units in scheduler.prefix_cache.values()] == pictures[3:]
 
 
 def test_a_broken_sequence_leaves_nothing_to_reuse() -> None:
@@ -111,8 +111,8 @@ def test_all_room_is_free_again_after_all_have_gone() -> None:
     for gone in sequences:
         scheduler.release(gone)
     assert scheduler.idle
-    scheduler.forget_held()
-    assert scheduler.space.take(4096) == Segment(0, 4096)
+    scheduler.drop_prefix_cache()
+    assert scheduler.allocator.take(4096) == Slot(0, 4096)
 
 
 def test_a_long_prompt_is_read_in_turn_with_the_answers() -> None:
@@ -120,12 +120,12 @@ def test_a_long_prompt_is_read_in_turn_with_the_answers() -> None:
     answering, reading = sequence(1, 2), sequence(3, 4)
     scheduler.add(answering)
     scheduler.next_step()
-    scheduler.has_read(answering)
+    scheduler.start_decoding(answering)
     scheduler.add(reading)
     steps = [scheduler.next_step() for _ in range(6)]
     assert [step.decode for step in steps[::2]] == [(answering,)] * 3
     assert [step.prefill for step in steps[1::2]] == [(reading,)] * 3
-    scheduler.has_read(reading)
+    scheduler.start_decoding(reading)
     assert scheduler.next_step().decode == (answering, reading)
 
 
@@ -139,7 +139,7 @@ def test_a_prompt_half_read_is_not_kept() -> None:
     assert scheduler.cancelled() == [half]
     scheduler.release(half)
     assert scheduler.idle
-    assert not scheduler.held
+    assert not scheduler.prefix_cache
 
 
 def test_a_turn_that_is_interrupted_while_it_is_read_keeps_what_it_took_over() -> None:
@@ -170,10 +170,13 @@ def test_what_is_only_kept_gives_way_the_longest_unused_first() -> None:
     scheduler = make(tokens=512)
     for name in "abc":
         run(scheduler, MediaUnit(name, 100))
-    assert len(scheduler.held) == 3
+    assert len(scheduler.prefix_cache) == 3
     run(scheduler, MediaUnit("a", 100), 5)
     run(scheduler, MediaUnit("d", 200))
-    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], MediaUnit)][:2] == ["a", "d"]
+    assert [units[0].key for units in scheduler.prefix_cache.values() if isinstance(units[0], MediaUnit)][:2] == [
+        "a",
+        "d",
+    ]
 
 
 def test_nothing_that_is_kept_gives_way_for_one_that_has_to_wait_all_the_same() -> None:
@@ -182,28 +185,28 @@ def test_nothing_that_is_kept_gives_way_for_one_that_has_to_wait_all_the_same() 
     running = begin(scheduler, sequence(MediaUnit("runs", 200)))
     scheduler.add(sequence(MediaUnit("long", 400)))
     assert [scheduler.next_step().decode for _ in range(3)] == [(running,)] * 3
-    assert [units[0].key for units in scheduler.held.values() if isinstance(units[0], MediaUnit)] == ["kept"]
+    assert [units[0].key for units in scheduler.prefix_cache.values() if isinstance(units[0], MediaUnit)] == ["kept"]
     scheduler.release(running, intact=False)
     assert scheduler.next_step().prefill
-    assert not scheduler.held
+    assert not scheduler.prefix_cache
 
 
 def test_what_is_kept_gives_way_where_it_and_the_holes_beside_it_are_room_together() -> None:
     scheduler = make(tokens=512)
     run(scheduler, MediaUnit("kept", 100))
     scheduler.add(sequence(MediaUnit("long", 480)))
-    assert scheduler.space.largest() < 490 <= scheduler.space.largest(scheduler.held) == 512
+    assert scheduler.allocator.largest() < 490 <= scheduler.allocator.largest(scheduler.prefix_cache) == 512
     step = scheduler.next_step()
     assert step.prefill
-    assert step.prefill[0].segment == Segment(0, 512)
+    assert step.prefill[0].slot == Slot(0, 512)
 
 
 def test_a_question_beside_one_that_runs_starts_from_a_copy_of_what_both_begin_with() -> None:
     scheduler = make()
     first = begin(scheduler, sequence(*SYSTEM, PHOTO, 10))
     second = begin(scheduler, sequence(*SYSTEM, PHOTO, 20))
-    assert second.source == first.segment
-    assert second.segment != first.segment
+    assert second.source == first.slot
+    assert second.slot != first.slot
     assert (second.reused_units, second.reused_tokens) == (4, 103)
 
 
@@ -211,10 +214,10 @@ def test_a_second_turn_that_outgrows_its_segment_takes_the_room_behind_it() -> N
     scheduler = make()
     first = run(scheduler, PHOTO, 10)
     second = run(scheduler, PHOTO, 10, 70, *range(300, 500))
-    assert first.segment
-    assert second.segment
-    assert second.segment.start == first.segment.start
-    assert second.segment.tokens >= second.room > first.segment.tokens
+    assert first.slot
+    assert second.slot
+    assert second.slot.start == first.slot.start
+    assert second.slot.tokens >= second.reserved_tokens > first.slot.tokens
 
 
 def test_the_newer_half_waits_again_in_its_order_when_memory_runs_out() -> None:
@@ -223,10 +226,10 @@ def test_the_newer_half_waits_again_in_its_order_when_memory_runs_out() -> None:
     late = sequence(9)
     scheduler.add(late)
     running[3].new_ids = [70]
-    assert scheduler.halve() == 2
+    assert scheduler.preempt_newer_half() == 2
     assert scheduler.running == running[:2]
     assert [*scheduler.waiting] == [*running[2:], late]
-    assert running[3].segment is None
+    assert running[3].slot is None
     assert running[3].length == 0
     assert running[3].all_units == (3, 3, 70)  # what it said is read again
     scheduler.next_step()
@@ -237,28 +240,28 @@ def test_one_more_may_run_after_every_64_steps_that_went_well() -> None:
     scheduler = make()
     for n in range(4):
         begin(scheduler, sequence(n, n))
-    scheduler.halve()
+    scheduler.preempt_newer_half()
     allowed = []
     for _ in range(64 * 4):
-        scheduler.stepped()
+        scheduler.on_good_step()
         allowed.append(scheduler.allowed)
     assert allowed == [2] * 63 + [3] * 64 + [4] * 129
 
 
 def test_segments_never_overlap_and_holes_grow_together_again() -> None:
     rng = random.Random(3)
-    space, taken = Space(10_000), list[Segment]()
+    space, taken = SlotAllocator(10_000), list[Slot]()
     for _ in range(2000):
         if taken and rng.random() < 0.5:
             space.give(taken.pop(rng.randrange(len(taken))))
-        elif segment := space.take(rng.randrange(1, 1500)):
-            taken.append(segment)
+        elif slot := space.take(rng.randrange(1, 1500)):
+            taken.append(slot)
         elif taken and (longer := space.extend(taken[-1], taken[-1].tokens + rng.randrange(1, 200))):
             taken[-1] = longer
         ordered = sorted(taken)
         assert all(a.end <= b.start for a, b in itertools.pairwise(ordered))
-        assert space.free + sum(segment.tokens for segment in taken) == 10_000
-    space, moves = packed(taken, 10_000)
+        assert space.free + sum(slot.tokens for slot in taken) == 10_000
+    space, moves = compact(taken, 10_000)
     assert [move.source for move in moves] == sorted(taken)
     for move in moves:
         space.give(move.target)

@@ -80,7 +80,7 @@ def test_pictures_together_give_what_each_gives_alone(folder: Path) -> None:
     names = ("m0_64x64.png", "m4_200x60.png", "m3_56x84.png", "m0_64x64.png", "m1_120x80.png")
     request = Request((Message("user", "?"),), images=tuple(Media(n, path=str(IMAGES / n)) for n in names))
     pictures = pictures_of(prepared_of(files, plan_of(files, request)))
-    towers = load_runner(files, "cpu", "float32").towers
+    towers = load_runner(files, "cpu", "float32").encoded
     alone = [towers.model.encode([picture])[0] for picture in pictures]
     stages: list[Stage] = []
     for _ in range(2):

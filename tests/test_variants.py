@@ -22,9 +22,9 @@ from valley_cli.engine.families.valley.preprocess import PreprocessOptions, prep
 from valley_cli.engine.families.valley.prompt import place_pictures
 from valley_cli.engine.local import LocalEngine
 from valley_cli.engine.run.kvcache import KVCache
-from valley_cli.engine.run.sampler import choose, make_chooser
+from valley_cli.engine.run.sampler import make_sampler_state, sample
 from valley_cli.engine.run.worker import Worker
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 from valley_cli.errors import ModelError, PromptError
 
 LAND, SMALL = (Media(name, path=str(IMAGES / name)) for name in ("land_320x240.png", "m0_64x64.png"))
@@ -74,7 +74,9 @@ def check_count(files: CheckpointFiles, pictures: tuple[Media, ...]) -> int:
     request = Request((Message("user", "What?"),), images=pictures)
     plan = plan_of(files, request)
     prepared = prepared_of(files, plan)
-    merged = load_runner(files, "cpu", "float32").merge(prepared.units, prepared.items)
+    merged = load_runner(files, "cpu", "float32").embed_prompt(prepared.units, prepared.items, prepared.prompt_tokens)
+    merged_whole = len(load_runner(files, "cpu", "float32").embed_prompt(prepared.units, prepared.items))
+    assert prepared.prompt_tokens in (merged_whole, files.config.tokenizer_model_max_length)
     assert len(merged) == plan.prompt_tokens
     return plan.image_tokens
 
@@ -146,29 +148,29 @@ def test_untied_weights_without_a_head_are_missing_it(tmp_path: Path) -> None:
 
 
 def test_a_very_cold_sample_is_the_likeliest_token() -> None:
-    chooser = make_chooser(Sampling(temperature=1e-40, seed=0), (), 3, torch.device("cpu"))
-    assert choose(torch.tensor([[1.0, 3.0, 2.0]]), [chooser]).tolist() == [1]
+    sampler = make_sampler_state(Sampling(temperature=1e-40, seed=0), (), 3, torch.device("cpu"))
+    assert sample(torch.tensor([[1.0, 3.0, 2.0]]), [sampler]).tolist() == [1]
 
 
 def test_what_a_segment_held_before_does_not_reach_its_neighbours() -> None:
     config = read_checkpoint(VALLEY25).config.text
     cache = KVCache(config, torch.device("cpu"), torch.float32)
     cache.resize(128)
-    segments = Segment(0, 64), Segment(64, 64)
+    slots = Slot(0, 64), Slot(64, 64)
 
-    def read(segment: Segment, tokens: int, value: float) -> None:
+    def read(slot: Slot, tokens: int, value: float) -> None:
         heads = config.num_attention_heads, config.num_key_value_heads
         q, k = (torch.full((1, n, tokens, config.head_dim), value) for n in heads)
         for layer in range(config.num_hidden_layers):
-            cache.prefill(segment, 0)(layer, q, k, k)
+            cache.prefill(slot, 0)(layer, q, k, k)
 
-    read(Segment(0, 128), 100, torch.nan)
-    for segment, tokens in zip(segments, (2, 5), strict=True):
-        cache.open(segment, 0)
-        read(segment, tokens, 1.0)
+    read(Slot(0, 128), 100, torch.nan)
+    for slot, tokens in zip(slots, (2, 5), strict=True):
+        cache.attach_slot(slot, 0)
+        read(slot, tokens, 1.0)
     q, k = (torch.ones(2, n, 1, config.head_dim) for n in (config.num_attention_heads, config.num_key_value_heads))
     for layer in range(config.num_hidden_layers):
-        assert cache.decode(segments, [2, 5])(layer, q, k, k).isfinite().all()
+        assert cache.decode(slots, [2, 5])(layer, q, k, k).isfinite().all()
 
 
 class BreakingRunner:
@@ -186,9 +188,9 @@ class BreakingRunner:
     def resize(self, *args: object) -> None:
         pass
 
-    open = resize
+    attach_slot = resize
 
-    def merge_all(self, *args: object) -> None:
+    def embed_prompts(self, *args: object) -> None:
         raise self.error
 
 

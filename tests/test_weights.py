@@ -23,7 +23,7 @@ from valley_cli.engine.families.valley.opened import read_checkpoint
 from valley_cli.engine.families.valley.weights import load_model, map_model
 from valley_cli.engine.hub.snapshot import find_fault
 from valley_cli.engine.run.runner import Runner
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 from valley_cli.errors import ModelError, WeightsError
 
 CPU = torch.device("cpu")
@@ -274,7 +274,7 @@ def test_what_is_converted_late_equals_what_is_converted_first(
     logits = []
     for runner in (late, first):
         runner.resize(64)
-        logits.append(runner.prefill(Segment(0, 64), runner.merge(range(10), ())))
+        logits.append(runner.prefill(Slot(0, 64), runner.embed_prompt(range(10), ())))
     assert logits[0].dtype == run_as
     assert torch.equal(logits[0], logits[1])
 
@@ -292,7 +292,7 @@ def test_what_was_copied_takes_no_memory_any_more(tmp_path: Path) -> None:
     before = resident()
     assert all(int(view.sum()) == 16_000_000 for view in mapped.views.values())
     assert resident() - before > 60_000_000
-    mapped.let_go([mapped.views["a"], mapped.views["b"], mapped.views["c"]])
+    mapped.release([mapped.views["a"], mapped.views["b"], mapped.views["c"]])
     assert resident() - before < 20_000_000
     assert mapped.kept_bytes == 16_000_000
     assert int(mapped.views["a"].sum()) == 16_000_000  # it comes back when it is looked at

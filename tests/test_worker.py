@@ -29,7 +29,7 @@ from valley_cli.engine.run.failure import again, without_locals
 from valley_cli.engine.run.runner import Runner
 from valley_cli.engine.run.unread import Piece
 from valley_cli.engine.run.worker import PIECE_TOKENS, Worker
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 from valley_cli.errors import DeviceError, EngineError, SourceError, TimedOutError, ValleyError, WeightsError
 
 CPU = torch.device("cpu")
@@ -48,20 +48,20 @@ class Breaking(Runner):
         super().__init__(load_model(FILES, CPU, torch.float32), CPU)
         self.steps, self.asked, self.broke_at = 0, 0, 0.0
 
-    def decode(self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> torch.Tensor:
+    def decode(self, tokens: Sequence[int], slots: Sequence[Slot], lengths: Sequence[int]) -> torch.Tensor:
         self.steps += 1
         if self.steps == 3:
             raise torch.OutOfMemoryError("full")
-        return super().decode(tokens, segments, lengths)
+        return super().decode(tokens, slots, lengths)
 
-    def forget(self) -> None:
+    def drop_caches(self) -> None:
         self.broke_at = time.monotonic()
         raise RuntimeError("an illegal memory access was encountered")
 
     def cache_tokens(self, rows: int) -> int:
         self.asked += 1
         if self.asked > 1:
-            self.forget()
+            self.drop_caches()
         return 10_000
 
 
@@ -174,12 +174,12 @@ def test_a_long_prompt_alone_is_read_in_pieces(counting: tuple[LocalEngine, Coun
     assert max(runner.pieces) == PIECE_TOKENS["cpu"]
     whole = Runner(load_model(FILES, CPU, torch.float32), CPU)
     whole.resize(done.usage.prompt_tokens + 8)
-    segment, said = Segment(0, whole.cache.tokens), list[int]()
+    slot, said = Slot(0, whole.cache.tokens), list[int]()
     prompt = plan_of(FILES, ask(LONG)).prompt
-    logits = whole.prefill(segment, whole.merge(prompt.input_ids, ()))
+    logits = whole.prefill(slot, whole.embed_prompt(prompt.input_ids, ()))
     for length in range(done.usage.prompt_tokens, whole.cache.tokens):
-        said += whole.choose(logits[None], [whole.chooser(Sampling(), ())])
-        (logits,) = whole.decode(said[-1:], [segment], [length])
+        said += whole.sample(logits[None], [whole.sampler(Sampling(), ())])
+        (logits,) = whole.decode(said[-1:], [slot], [length])
     assert done.token_ids == tuple(said)
 
 

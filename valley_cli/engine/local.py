@@ -37,7 +37,7 @@ from valley_cli.engine.run.worker import Worker
 from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
 from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.errors import ValleyError
-from valley_cli.media.request import Effort, MediaReader
+from valley_cli.media.request import MediaReader, ReadTimings
 
 if TYPE_CHECKING:
     from valley_cli.engine.run.runner import Runner
@@ -112,7 +112,7 @@ class LocalEngine:
         """See ``Engine.price``. Nothing is loaded; memory is what the weights and the cache would take."""
         model, options = self.model, self.options
         request = model.with_defaults(request)
-        plan = model.plan(request, self.media, Effort(), pixels=False)
+        plan = model.plan(request, self.media, ReadTimings(), pixels=False)
         max_new_tokens = max(answer_room(plan, request, model.context_tokens), 0)
         value_bytes = probe.value_bytes(options.device, options.dtype, model.stored_dtype, model.weight_bytes)
         return Cost(
@@ -155,10 +155,10 @@ class _Asked:
         """Media to tensors, messages to ids, and into the worker's queue: on the answer's own thread."""
         engine, model, context = self._engine, self._model, self._model.context_tokens
         request = model.with_defaults(self._request)
-        plan = model.plan(request, engine.media, answer.effort)
+        plan = model.plan(request, engine.media, answer.read_timings)
         room = answer_room(plan, request, context)
         check_fits(plan, room, context)
-        prepared = model.prepare(plan, engine.media, answer.effort, begin=engine._start)
+        prepared = model.prepare(plan, engine.media, answer.read_timings, begin=engine._start)
         worker = engine._start()  # where there is no picture; a damaged one is said at once, not after loading
         self._media_s = time.perf_counter() - answer.began
         self._plan = PromptPlan(plan.costs, plan.prompt_tokens, plan.notes)
@@ -184,7 +184,9 @@ class _Asked:
 
     def _end(self, answer: LocalAnswer, reason: FinishReason) -> Done:
         worker, sequence, plan = self._engine._worker, answer.sequence, self._plan
-        timings = Timings(media_s=self._media_s, fetch_s=answer.effort.fetch_s, decode_media_s=answer.effort.decode_s)
+        timings = Timings(
+            media_s=self._media_s, fetch_s=answer.read_timings.fetch_s, decode_media_s=answer.read_timings.decode_s
+        )
         if worker is None or sequence is None or plan is None:  # cancelled before its prompt was ready
             return Done(reason, Usage(), timings, self._engine.about.name)
         timings = replace(

@@ -52,7 +52,7 @@ class Decoded:
 
 
 @dataclass
-class Effort:
+class ReadTimings:
     """What reading one request's media has taken, in seconds; when to give it up, and who hears of it."""
 
     give_up: Callable[[], bool] = never
@@ -79,76 +79,76 @@ class MediaReader:
         self._decoders = threading.Semaphore(n_decoders)
 
     @contextmanager
-    def decoding(self, effort: Effort) -> Iterator[None]:
+    def decoding(self, timings: ReadTimings) -> Iterator[None]:
         """A turn at decoding. Raises GivenUpError where nobody wants it any more."""
         while not self._decoders.acquire(timeout=_POLL_S):
-            effort.check()
+            timings.check()
         begun = time.perf_counter()
         try:
-            effort.check()
+            timings.check()
             yield
         finally:
             self._decoders.release()
-            effort.decode_s += time.perf_counter() - begun
+            timings.decode_s += time.perf_counter() - begun
 
-    def read(self, media: Media, effort: Effort) -> bytes:
+    def read(self, media: Media, timings: ReadTimings) -> bytes:
         """The bytes of a source. Raises SourceError."""
-        with _fetching(effort):
-            return read_bytes(media, self._limits, cancelled=effort.give_up)
+        with _fetching(timings):
+            return read_bytes(media, self._limits, cancelled=timings.give_up)
 
-    def read_once(self, media: Media, effort: Effort) -> bytes:
+    def read_once(self, media: Media, timings: ReadTimings) -> bytes:
         """The same of what should not be read twice: whoever of several requests comes first, all have its bytes."""
-        source, read = source_key(media), partial(self.read, media, effort)
-        return read() if source is None else self._cache.shared(("bytes", source), read, len, effort.give_up)
+        source, read = source_key(media), partial(self.read, media, timings)
+        return read() if source is None else self._cache.shared(("bytes", source), read, len, timings.give_up)
 
-    def size(self, media: Media, exif: bool, read: Callable[[], bytes], effort: Effort) -> tuple[int, int]:
+    def size(self, media: Media, exif: bool, read: Callable[[], bytes], timings: ReadTimings) -> tuple[int, int]:
         """Width and height of the picture that ``read`` gives the bytes of, from their head. Raises SourceError."""
 
         def look(data: bytes) -> tuple[int, int]:
-            with self.decoding(effort):
+            with self.decoding(timings):
                 return image_size(data, media.name, self._limits, exif=exif)
 
-        return self._cache.content(source_key(media), ("size", exif), read, look, _few_bytes, effort.give_up)
+        return self._cache.content(source_key(media), ("size", exif), read, look, _few_bytes, timings.give_up)
 
-    def picture(self, media: Media, exif: bool, read: Callable[[], bytes], effort: Effort) -> Image:
+    def picture(self, media: Media, exif: bool, read: Callable[[], bytes], timings: ReadTimings) -> Image:
         """The same picture, RGB. Raises SourceError."""
 
         def decode(data: bytes) -> Image:
-            with self.decoding(effort):
+            with self.decoding(timings):
                 return open_image(data, media.name, self._limits, exif=exif)
 
-        return self._cache.content(source_key(media), ("image", exif), read, decode, _rgb_bytes, effort.give_up)
+        return self._cache.content(source_key(media), ("image", exif), read, decode, _rgb_bytes, timings.give_up)
 
-    def made(self, key: Hashable, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort) -> T:
+    def made(self, key: Hashable, make: Callable[[], T], n_bytes: Callable[[T], int], timings: ReadTimings) -> T:
         """What a family makes of a picture, wholly named by ``key``; kept like what it is made of."""
 
         def turn() -> T:
-            with self.decoding(effort):
+            with self.decoding(timings):
                 return make()
 
-        return self._cache.shared(key, turn, n_bytes, effort.give_up)
+        return self._cache.shared(key, turn, n_bytes, timings.give_up)
 
-    def open_clip(self, media: Media, effort: Effort, clips: ExitStack) -> Clip:
+    def open_clip(self, media: Media, timings: ReadTimings, clips: ExitStack) -> Clip:
         """A clip that ``clips`` keeps open, its frames chosen. Raises SourceError."""
-        with _fetching(effort):
-            look = clips.enter_context(open_clip_file(media, self._limits, cancelled=effort.give_up))
-        with self.decoding(effort):
+        with _fetching(timings):
+            look = clips.enter_context(open_clip_file(media, self._limits, cancelled=timings.give_up))
+        with self.decoding(timings):
             return clips.enter_context(look())
 
-    def plan(self, key: Hashable | None, opened: Callable[[], Clip], effort: Effort) -> Plan:
+    def plan(self, key: Hashable | None, opened: Callable[[], Clip], timings: ReadTimings) -> Plan:
         """Which frames of a clip are looked at, and their size; several requests share it by its ``key``, which was
         made before the clip was opened. Raises SourceError."""
-        return self._of_clip("plan", key, lambda: opened().plan, _few_bytes, effort)
+        return self._of_clip("plan", key, lambda: opened().plan, _few_bytes, timings)
 
-    def frames(self, key: Hashable | None, opened: Callable[[], Clip], effort: Effort) -> Decoded:
+    def frames(self, key: Hashable | None, opened: Callable[[], Clip], timings: ReadTimings) -> Decoded:
         """The frames of a clip, decoded once for all requests that look at them. Raises SourceError."""
 
         def decode() -> Decoded:
             clip = opened()
-            with self.decoding(effort):
-                return Decoded(clip.frames(partial(effort.tell, "reading frames", unit="frames")), clip.notes)
+            with self.decoding(timings):
+                return Decoded(clip.frames(partial(timings.tell, "reading frames", unit="frames")), clip.notes)
 
-        return self._of_clip("frames", key, decode, Decoded.n_bytes, effort)
+        return self._of_clip("frames", key, decode, Decoded.n_bytes, timings)
 
     def forget_clip(self, key: Hashable | None) -> None:
         """Look at it anew the next time."""
@@ -156,9 +156,9 @@ class MediaReader:
             self._cache.drop((what, key))
 
     def _of_clip(
-        self, what: str, key: Hashable | None, make: Callable[[], T], n_bytes: Callable[[T], int], effort: Effort
+        self, what: str, key: Hashable | None, make: Callable[[], T], n_bytes: Callable[[T], int], timings: ReadTimings
     ) -> T:
-        return make() if key is None else self._cache.shared((what, key), make, n_bytes, effort.give_up)
+        return make() if key is None else self._cache.shared((what, key), make, n_bytes, timings.give_up)
 
 
 class Reading:
@@ -167,8 +167,8 @@ class Reading:
     Raises SourceError for what cannot be read.
     """
 
-    def __init__(self, request: Request, reader: MediaReader, effort: Effort, clips: ExitStack) -> None:
-        self._exif, self._reader, self._effort, self._clips = not request.exact, reader, effort, clips
+    def __init__(self, request: Request, reader: MediaReader, timings: ReadTimings, clips: ExitStack) -> None:
+        self._exif, self._reader, self._timings, self._clips = not request.exact, reader, timings, clips
         self._total = len(request.images) + sum(len(message.media) for message in request.messages)
         self._opened = 0
         self._noted: list[tuple[str, Callable[[], tuple[str, ...]]]] = []
@@ -184,7 +184,7 @@ class Reading:
         for handle in media:
             if most is not None and len(found) >= most:
                 break
-            self._effort.tell("reading pictures", self._opened, self._total, "pictures")
+            self._timings.tell("reading pictures", self._opened, self._total, "pictures")
             self._opened += 1
             found += self._expand(handle)
         return found[:most]
@@ -200,11 +200,11 @@ class Reading:
         """A clip's chosen frames, decoded when all is known to fit."""
         source = source_key(media)  # once: the file's name may lead to another one by the time it is decoded
         key = None if source is None else (source, media.selection)
-        opened = cache(partial(self._reader.open_clip, media, self._effort, self._clips))
-        plan = self._reader.plan(key, opened, self._effort)
+        opened = cache(partial(self._reader.open_clip, media, self._timings, self._clips))
+        plan = self._reader.plan(key, opened, self._timings)
         if self._total > 1 and opened.cache_info().currsize:
             opened().rest()
-        frames = cache(partial(self._reader.frames, key, opened, self._effort))
+        frames = cache(partial(self._reader.frames, key, opened, self._timings))
         self.decode.append(frames)
         self._noted.append((media.name, lambda: frames().notes if frames.cache_info().currsize else plan.notes))
 
@@ -220,13 +220,13 @@ class Reading:
     def _picture(self, media: Media) -> Source:
         """A picture of which only the head was looked at. A file is read again when its pixels are wanted, as many of
         them may come together; what can be read only once is kept."""
-        read: Callable[[], bytes] = partial(self._reader.read, media, self._effort)
+        read: Callable[[], bytes] = partial(self._reader.read, media, self._timings)
         if not can_be_read_again(media):
-            read = cache(partial(self._reader.read_once, media, self._effort))
-        size_wh = media.size_wh or self._reader.size(media, self._exif, read, self._effort)
+            read = cache(partial(self._reader.read_once, media, self._timings))
+        size_wh = media.size_wh or self._reader.size(media, self._exif, read, self._timings)
 
         def image() -> Image:
-            found = self._reader.picture(media, self._exif, read, self._effort)
+            found = self._reader.picture(media, self._exif, read, self._timings)
             if found.size != size_wh:
                 raise _changed(media)
             return found
@@ -239,12 +239,12 @@ def _changed(media: Media) -> SourceError:
 
 
 @contextmanager
-def _fetching(effort: Effort) -> Iterator[None]:
+def _fetching(timings: ReadTimings) -> Iterator[None]:
     begun = time.perf_counter()
     try:
         yield
     finally:
-        effort.fetch_s += time.perf_counter() - begun
+        timings.fetch_s += time.perf_counter() - begun
 
 
 def _few_bytes(value: object) -> int:

@@ -78,7 +78,7 @@ class MappedTensors:
         self._places[view.data_ptr()] = _Place(index, info.file, info.start, info.start + info.n_bytes)
         return view
 
-    def let_go(self, tensors: Iterable[Tensor]) -> None:
+    def release(self, tensors: Iterable[Tensor]) -> None:
         """These were copied: their pages need no memory any more. What is no view of a file is passed over."""
         for tensor in tensors:
             place = self._places.pop(tensor.data_ptr(), None)
@@ -93,7 +93,7 @@ class MappedTensors:
             self._advance(place.end - place.start)
         _trim()
 
-    def bring_in(self) -> None:
+    def read_the_rest(self) -> None:
         """Read all that was not let go of, so that nothing waits for the disk later."""
         for place in sorted(self._places.values(), key=lambda place: place.index):
             self._ask_ahead(place.index)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from valley_cli.api import OnStage, PictureCost, Request, unheard
 from valley_cli.errors import PromptError
-from valley_cli.media.request import Effort, MediaReader
+from valley_cli.media.request import MediaReader, ReadTimings
 
 if TYPE_CHECKING:
     import torch
@@ -145,12 +145,12 @@ class Model(Protocol):
         """Fill in what the family decides."""
         ...
 
-    def plan(self, request: Request, media: MediaReader, effort: Effort, *, pixels: bool = True) -> Any:
+    def plan(self, request: Request, media: MediaReader, timings: ReadTimings, *, pixels: bool = True) -> Any:
         """A ``PromptPlan``, or the family's own kind of one. Raises SourceError, PromptError, UsageError."""
         ...
 
     def prepare(
-        self, plan: Any, media: MediaReader, effort: Effort, begin: Callable[[], object] = lambda: None
+        self, plan: Any, media: MediaReader, timings: ReadTimings, begin: Callable[[], object] = lambda: None
     ) -> Prepared:
         """Arrays by unit, one medium at a time; ``begin`` is called when the first is known to be whole."""
         ...

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from valley_cli.engine.layers.basic import RMSNorm
 from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import Attend, DecoderLayer, rotary_table
-from valley_cli.engine.layers.matmul import AS_STORED, Layout, LetGo, Product, can_pack, product
+from valley_cli.engine.layers.matmul import AS_STORED, Product, Release, WeightLayout, can_pack, product
 
 HEAD_PACK_BYTES = 4_000_000  # a smaller head stays in the processor's cache
 
@@ -42,11 +42,11 @@ class FusedLayer:
 def fuse(
     layer: DecoderLayer,
     config: TextConfig,
-    layout: Layout,
+    layout: WeightLayout,
     dtype: torch.dtype | None = None,
-    let_go: LetGo = lambda sources: None,
+    release: Release = lambda sources: None,
 ) -> FusedLayer:
-    """The weights of ``layer`` in ``layout`` and ``dtype``; ``layer`` is left as it is. ``let_go``: see ``product``."""
+    """The weights of ``layer``, which is left as it is, in ``layout`` and ``dtype``. ``release``: see ``product``."""
     attention, mlp = layer.self_attn, layer.mlp
     dtype = dtype or layer.input_layernorm.weight.dtype
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -57,12 +57,12 @@ def fuse(
         qk_norm = torch.cat((q_norm, attention.k_norm.weight.expand(config.num_key_value_heads, -1))).to(dtype)
     return FusedLayer(
         input_norm=layer.input_layernorm.weight.detach().to(dtype),
-        qkv=product(layout, [p.weight for p in projections], biases, dtype, let_go),
+        qkv=product(layout, [p.weight for p in projections], biases, dtype, release),
         qk_norm=qk_norm,
-        out=product(layout, [attention.o_proj.weight], (), dtype, let_go),
+        out=product(layout, [attention.o_proj.weight], (), dtype, release),
         post_norm=layer.post_attention_layernorm.weight.detach().to(dtype),
-        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight], (), dtype, let_go),
-        down=product(layout, [mlp.down_proj.weight], (), dtype, let_go),
+        gate_up=product(layout, [mlp.gate_proj.weight, mlp.up_proj.weight], (), dtype, release),
+        down=product(layout, [mlp.down_proj.weight], (), dtype, release),
     )
 
 
@@ -82,31 +82,31 @@ class DecoderParts:
 
 
 @torch.inference_mode()
-def fuse_decoder(parts: DecoderParts, layout: Layout, let_go: LetGo = lambda sources: None) -> FusedDecoder:
+def fuse_decoder(parts: DecoderParts, layout: WeightLayout, release: Release = lambda sources: None) -> FusedDecoder:
     """The decoder made of ``parts``, which lose their layers one by one, so that no second copy of all weights is made.
 
-    Layers and head of another dtype than the embedding's are converted to it. ``let_go``: see ``product``.
+    Layers and head of another dtype than the embedding's are converted to it. ``release``: see ``product``.
     """
-    head = _fuse_head(parts, layout, let_go)  # the largest copy of all, made while there is the most room
+    head = _fuse_head(parts, layout, release)  # the largest copy of all, made while there is the most room
     fused: list[FusedLayer] = []
     for index, layer in enumerate(parts.layers):
         assert isinstance(layer, DecoderLayer)
-        fused.append(fuse(layer, parts.config, layout, parts.dtype, let_go))
+        fused.append(fuse(layer, parts.config, layout, parts.dtype, release))
         parts.layers[index] = nn.Identity()
     return FusedDecoder(fused, parts.config, parts.norm.detach(), head)
 
 
-def _fuse_head(parts: DecoderParts, layout: Layout, let_go: LetGo) -> Product:
+def _fuse_head(parts: DecoderParts, layout: WeightLayout, release: Release) -> Product:
     """The head, packed where that is faster: of tied weights a copy, for the embedding needs plain rows."""
     source = (parts.embedding if parts.head is None else parts.head.weight).detach()
     weight = source.to(parts.dtype)
     if layout in AS_STORED or weight.nbytes < HEAD_PACK_BYTES or not can_pack(weight.dtype):
         if parts.head is not None:
             parts.head.weight = nn.Parameter(weight, requires_grad=False)
-            let_go([source] if weight is not source else [])
+            release([source] if weight is not source else [])
         return product(layout if layout in AS_STORED else "rows", [weight])
     head = product("packed", [weight])
-    let_go([source])
+    release([source])
     if parts.head is not None:
         parts.head.weight = nn.Parameter(weight[:0].clone(), requires_grad=False)
     return head

@@ -27,14 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Layout = Literal["rows", "packed", "transposed", "unpacked"]
-AS_STORED: tuple[Layout, ...] = ("rows", "unpacked")  # a single weight is not copied
+WeightLayout = Literal["rows", "packed", "transposed", "unpacked"]
+AS_STORED: tuple[WeightLayout, ...] = ("rows", "unpacked")  # a single weight is not copied
 BLOCK_BYTES = 4_000_000  # of a weight in float32: about what a core's cache holds, and large enough for its product
 ROWS_AT_ONCE = 4096  # whose float32 copies exist at the same time
 TRIED_ROWS = (2, 4, 8, 16, 32, 64)
 TRIED_ROUNDS = 5  # in turn, of which the best counts
 TRIED_SIDE = 2048  # of the weight that is tried: larger than a core's cache, as weights are
-LetGo = Callable[[Iterable[Tensor]], None]
+Release = Callable[[Iterable[Tensor]], None]
 
 
 class Product(Protocol):
@@ -111,7 +111,7 @@ class Packed:
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, None, "add")
 
 
-_CLASSES: dict[Layout, Callable[[Tensor, Tensor | None], Product]] = {
+_CLASSES: dict[WeightLayout, Callable[[Tensor, Tensor | None], Product]] = {
     "rows": Rows,
     "packed": Packed,
     "transposed": Transposed,
@@ -120,34 +120,34 @@ _CLASSES: dict[Layout, Callable[[Tensor, Tensor | None], Product]] = {
 
 
 def product(
-    layout: Layout,
+    layout: WeightLayout,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] = (),
     dtype: torch.dtype | None = None,
-    let_go: LetGo = lambda sources: None,
+    release: Release = lambda sources: None,
 ) -> Product:
     """One product for ``weights`` [out_i, in] stacked, in ``dtype``; ``AS_STORED`` of a single weight is no copy.
 
-    ``let_go`` is told the weights that were copied, each as soon as it is.
+    ``release`` is told the weights that were copied, each as soon as it is.
     """
     dtype = dtype or weights[0].dtype
-    weight = weights[0] if len(weights) == 1 and weights[0].dtype == dtype else stacked(weights, dtype, let_go)
+    weight = weights[0] if len(weights) == 1 and weights[0].dtype == dtype else stacked(weights, dtype, release)
     made = _CLASSES[layout](weight, torch.cat(list(biases)).to(dtype) if biases else None)
     if weight is weights[0] and layout not in AS_STORED:
-        let_go(weights)
+        release(weights)
     return made
 
 
-def stacked(weights: Sequence[Tensor], dtype: torch.dtype, let_go: LetGo) -> Tensor:
+def stacked(weights: Sequence[Tensor], dtype: torch.dtype, release: Release) -> Tensor:
     """``weights`` [out_i, in] as one [out, in] of ``dtype``; nothing but the result is allocated."""
     stack = weights[0].new_empty((sum(map(len, weights)), weights[0].shape[1]), dtype=dtype)
     for part, weight in zip(stack.split([*map(len, weights)]), weights, strict=True):
         part.copy_(weight)
-        let_go([weight])
+        release([weight])
     return stack
 
 
-def choose_layout(device: torch.device, dtype: torch.dtype, small: bool) -> Layout:
+def choose_layout(device: torch.device, dtype: torch.dtype, small: bool) -> WeightLayout:
     """What ``device`` reads fastest; ``small``: operations cost more than arithmetic."""
     if device.type != "cpu":
         return "rows"

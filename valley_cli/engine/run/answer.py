@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from valley_cli.api import Event, FinishReason, Stage
 from valley_cli.engine.run.deadline import TimeLimit
 from valley_cli.engine.run.failure import without_locals
-from valley_cli.media.request import Effort
+from valley_cli.media.request import ReadTimings
 
 if TYPE_CHECKING:
     from valley_cli.engine.schedule.sequence import Sequence
@@ -40,7 +40,7 @@ class LocalAnswer:
     ) -> None:
         self.began = time.perf_counter()
         self.limit = TimeLimit(timeout_s)
-        self.effort = Effort(self.given_up, self.tell)
+        self.read_timings = ReadTimings(self.given_up, self.tell)
         self.events: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self.sequence: Sequence | None = None
         self.cancelled = False

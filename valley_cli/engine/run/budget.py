@@ -1,6 +1,6 @@
 """How many tokens the cache may hold and how many answers may run: less of both after memory ran out, then slowly more.
 
-What is given back must be memory: the newer half of the answers wait again, kept pictures and segments are forgotten,
+What is given back must be memory: the newer half of the answers wait again, kept pictures and slots are forgotten,
 and the cache shrinks. A request fails only when it is alone and memory runs out for the second time.
 """
 
@@ -42,59 +42,59 @@ class Budget:
 
         Nobody is refused for what was free some time ago. What is less than it was is found out by trying.
         """
-        if sequence.room > self.most_tokens:
+        if sequence.reserved_tokens > self.most_tokens:
             self.most_tokens = max(self.most_tokens, self.runner.cache_tokens(self.scheduler.max_running))
-        return self._too_long(sequence, self.most_tokens) if sequence.room > self.most_tokens else None
+        return self._too_long(sequence, self.most_tokens) if sequence.reserved_tokens > self.most_tokens else None
 
     def _too_long(self, sequence: Sequence, most_tokens: int) -> RoomError:
         def size(tokens: int) -> str:
             return f"{tokens} tokens ({tokens * self.runner.cache.token_bytes / 1e9:.2f} GB)"
 
         answer = f"{sequence.prompt_tokens} of the prompt and up to {sequence.max_new_tokens} of the answer"
-        needed = f"the request needs a cache of {size(sequence.room)}: {answer}"
+        needed = f"the request needs a cache of {size(sequence.reserved_tokens)}: {answer}"
         return RoomError(f"out of memory: {needed}; there is room for {size(most_tokens)}", LESS)
 
-    def make_room(self, first: Sequence) -> RoomError | None:
+    def grow_for(self, first: Sequence) -> RoomError | None:
         """Nobody runs and the cache is too small for ``first``: at the start, and after memory ran out.
 
         The error if there is no memory even for ``first`` alone.
         """
-        tokens = max(self.share, first.room)
+        tokens = max(self.share, first.reserved_tokens)
         while not self._resize(tokens):
-            self.runner.forget()
-            if tokens == first.room:
+            self.runner.drop_caches()
+            if tokens == first.reserved_tokens:
                 return self._too_long(first, 0)
             self.scheduler.allowed = max(self.scheduler.allowed // 2, 1)
-            tokens = max(self.share, first.room) if self.scheduler.allowed > 1 else first.room
+            tokens = max(self.share, first.reserved_tokens) if self.scheduler.allowed > 1 else first.reserved_tokens
         return None
 
-    def relieve(self) -> bool:
+    def on_out_of_memory(self) -> bool:
         """Memory ran out: halve what runs, and let go of what is kept. False if nothing helps: one alone, again."""
-        seated = self.scheduler.seated
-        if not seated or (len(seated) == 1 and seated[0].ran_alone):
+        active = self.scheduler.active
+        if not active or (len(active) == 1 and active[0].ran_alone):
             return False
-        seated[0].ran_alone = len(seated) == 1
-        self.scheduler.halve()
-        self.runner.forget()
-        self._resize(self.share if len(seated) > 1 else 0)
+        active[0].ran_alone = len(active) == 1
+        self.scheduler.preempt_newer_half()
+        self.runner.drop_caches()
+        self._resize(self.share if len(active) > 1 else 0)
         return True
 
-    def stepped(self) -> None:
+    def on_good_step(self) -> None:
         """A step of all answers went well."""
-        if self.scheduler.stepped() and self.share > self.scheduler.space.tokens:
+        if self.scheduler.on_good_step() and self.share > self.scheduler.allocator.tokens:
             self._resize(self.share)
 
     def _resize(self, tokens: int) -> bool:
         """Give the cache ``tokens`` rows, at least what is in use. False: that was too much, and now it is empty."""
         moves = self.scheduler.resize(tokens)
         try:
-            self.runner.resize(self.scheduler.space.tokens, moves)
+            self.runner.resize(self.scheduler.allocator.tokens, moves)
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
         else:
             return True
-        for sequence in reversed(self.scheduler.seated):
-            self.scheduler.put_back(sequence)
+        for sequence in reversed(self.scheduler.active):
+            self.scheduler.preempt(sequence)
         self.scheduler.resize(0)
         return False

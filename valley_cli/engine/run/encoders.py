@@ -14,7 +14,7 @@ KEPT_BYTES = 256_000_000  # rows of encoded pictures, for the next question; nev
 PATCHES_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of Qwen2-VL: bounds memory; fewer leave a card idle
 
 
-class Towers:
+class EncodedCache:
     """The towers of ``model`` on ``device``. Runs without gradients."""
 
     def __init__(self, model: Compute, device: torch.device) -> None:
@@ -27,7 +27,7 @@ class Towers:
         """Of what is kept."""
         return sum(rows.nbytes for rows in self._kept.values())
 
-    def forget(self) -> None:
+    def drop_caches(self) -> None:
         self._kept.clear()
 
     @torch.inference_mode()

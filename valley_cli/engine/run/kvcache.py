@@ -1,7 +1,7 @@
 """Keys and values of running sequences: one pool of rows, allocated once from a memory budget.
 
-A sequence holds one contiguous segment of rows, so attention reads views and nothing is gathered or copied: pages with
-a block table would copy every key at every step on a CPU. Rows of a batch whose segments lie at even distances and
+A sequence holds one contiguous slot of rows, so attention reads views and nothing is gathered or copied: pages with
+a block table would copy every key at every step on a CPU. Rows of a batch whose slots lie at even distances and
 whose lengths are alike are one call, the others are calls of their own: nobody pays for a longer neighbour. On a CPU
 rows that were never written take no memory.
 """
@@ -19,50 +19,50 @@ from torch import Tensor
 
 from valley_cli.engine.layers.config import TextConfig
 from valley_cli.engine.layers.decoder import Attend
-from valley_cli.engine.schedule.slots import Move, Segment
+from valley_cli.engine.schedule.slots import Move, Slot
 
 ALIKE_TOKENS = 128  # lengths that differ by less, or by less than a half, share a call
 
 
 @dataclass(frozen=True)
-class Run:
-    """Rows ``first`` to ``end`` of a batch in segments of one size, the first one ``segment``, ``stride`` apart."""
+class RowGroup:
+    """Rows ``first`` to ``end`` of a batch in slots of one size, the first one ``slot``, ``stride`` apart."""
 
     first: int
     end: int
-    segment: Segment
+    slot: Slot
     stride: int
     longest: int  # tokens, the new one included
     shortest: int
 
-    def joined(self, segment: Segment, length: int) -> Run | None:
-        """The run with one row more, None if that row does not belong to it."""
-        rows, distance = self.end - self.first, segment.start - self.segment.start
+    def joined(self, slot: Slot, length: int) -> RowGroup | None:
+        """The group with one row more, None if that row does not belong to it."""
+        rows, distance = self.end - self.first, slot.start - self.slot.start
         stride = distance // rows
         longest, shortest = max(self.longest, length), min(self.shortest, length)
         even = stride > 0 and distance == rows * stride and (rows == 1 or stride == self.stride)
-        alike = segment.tokens == self.segment.tokens and longest - shortest <= max(ALIKE_TOKENS, longest // 2)
-        return Run(self.first, self.end + 1, self.segment, stride, longest, shortest) if even and alike else None
+        alike = slot.tokens == self.slot.tokens and longest - shortest <= max(ALIKE_TOKENS, longest // 2)
+        return RowGroup(self.first, self.end + 1, self.slot, stride, longest, shortest) if even and alike else None
 
 
-def find_runs(segments: Sequence[Segment], lengths: Sequence[int]) -> list[Run]:
-    """The batch's rows, ``lengths`` tokens each, in as few runs as their order allows."""
-    runs: list[Run] = []
-    for row, (segment, length) in enumerate(zip(segments, lengths, strict=True)):
-        joined = runs[-1].joined(segment, length) if runs else None
+def find_row_groups(slots: Sequence[Slot], lengths: Sequence[int]) -> list[RowGroup]:
+    """The batch's rows, ``lengths`` tokens each, in as few groups as their order allows."""
+    groups: list[RowGroup] = []
+    for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+        joined = groups[-1].joined(slot, length) if groups else None
         if joined:
-            runs[-1] = joined
+            groups[-1] = joined
         else:
-            runs.append(Run(row, row + 1, segment, segment.tokens, length, length))
-    return runs
+            groups.append(RowGroup(row, row + 1, slot, slot.tokens, length, length))
+    return groups
 
 
 class KVCache:
-    """``keys``/``values``: a tensor [tokens, KV heads, head_dim] a layer; within a segment, ``_strides`` says what lies
-    where. Who holds which segment is the scheduler's. New lists of tensors mean new tensors: what recorded the old ones
+    """``keys``/``values``: a tensor [tokens, KV heads, head_dim] a layer; within a slot, ``_strides`` says what lies
+    where. Who holds which slot is the scheduler's. New lists of tensors mean new tensors: what recorded the old ones
     must record again.
 
-    Rows of a segment that its sequence has not written are zero: a NaN left there would reach its neighbours in a
+    Rows of a slot that its sequence has not written are zero: a NaN left there would reach its neighbours in a
     call, as 0 x NaN under a mask is NaN.
     """
 
@@ -82,7 +82,7 @@ class KVCache:
         self.tokens = 0
         self.keys = [self._allocate(0) for _ in range(self.config.num_hidden_layers)]
         self.values = [*self.keys]
-        self._written: dict[Segment, int] = {}  # tokens in each segment that was used since it was zero
+        self._written: dict[Slot, int] = {}  # tokens in each slot that was used since it was zero
         self._touched = 0  # tokens that take memory on a CPU
 
     @property
@@ -127,50 +127,50 @@ class KVCache:
         self._written = {target: n for _, target, n in copies}
         self._touched = sum(self._written.values())
 
-    def open(self, segment: Segment, kept: int, source: Segment | None = None) -> None:
-        """Make ``segment`` ready for a sequence whose first ``kept`` tokens are there, or come from ``source``."""
-        stale = {old: n for old, n in self._written.items() if old.start < segment.end and segment.start < old.end}
+    def attach_slot(self, slot: Slot, kept: int, source: Slot | None = None) -> None:
+        """Make ``slot`` ready for a sequence whose first ``kept`` tokens are there, or come from ``source``."""
+        stale = {old: n for old, n in self._written.items() if old.start < slot.end and slot.start < old.end}
         for pool in (*self.keys, *self.values):
             prefix = self._rows(pool, source, kept).clone() if source else None
             for old, n in stale.items():
-                self._rows(pool, old, n)[:, :, kept if old == segment and not source else 0 :].zero_()
+                self._rows(pool, old, n)[:, :, kept if old == slot and not source else 0 :].zero_()
             if prefix is not None:
-                self._rows(pool, segment, kept).copy_(prefix)
+                self._rows(pool, slot, kept).copy_(prefix)
         for old in stale:
             del self._written[old]
-        self._written[segment] = kept
+        self._written[slot] = kept
 
-    def _wrote(self, segment: Segment, tokens: int) -> None:
-        self._written[segment] = tokens
+    def _wrote(self, slot: Slot, tokens: int) -> None:
+        self._written[slot] = tokens
         self._touched = max(self._touched, sum(self._written.values()))
 
-    def note_step(self, segments: Sequence[Segment], lengths: Sequence[int], tokens: int = 1) -> None:
+    def note_step(self, slots: Sequence[Slot], lengths: Sequence[int], tokens: int = 1) -> None:
         """So many ``tokens`` are written behind ``lengths``."""
-        for segment, length in zip(segments, lengths, strict=True):
-            self._written[segment] = min(length + tokens, segment.tokens)
+        for slot, length in zip(slots, lengths, strict=True):
+            self._written[slot] = min(length + tokens, slot.tokens)
 
-    def _strides(self, segment: Segment) -> tuple[int, int]:
+    def _strides(self, slot: Slot) -> tuple[int, int]:
         """Rows from head to head and from token to token. On a CPU each head's tokens lie together, which attention
         reads 1.3 to 1.5 times as fast; kernels for CUDA that take a block table want each token's heads together."""
-        return (1, self.heads) if self.token_major else (segment.tokens, 1)
+        return (1, self.heads) if self.token_major else (slot.tokens, 1)
 
-    def _rows(self, pool: Tensor, segment: Segment, tokens: int, rows: int = 1, stride: int = 0) -> Tensor:
-        """The first ``tokens`` of ``rows`` segments, ``stride`` apart, in one layer: [rows, KV, tokens, D], a view."""
+    def _rows(self, pool: Tensor, slot: Slot, tokens: int, rows: int = 1, stride: int = 0) -> Tensor:
+        """The first ``tokens`` of ``rows`` slots, ``stride`` apart, in one layer: [rows, KV, tokens, D], a view."""
         shape = (rows, self.heads, tokens, self.head_dim)
-        strides = [self.head_dim * step for step in (stride * self.heads, *self._strides(segment))]
-        return pool.as_strided(shape, (*strides, 1), segment.start * self.heads * self.head_dim)
+        strides = [self.head_dim * step for step in (stride * self.heads, *self._strides(slot))]
+        return pool.as_strided(shape, (*strides, 1), slot.start * self.heads * self.head_dim)
 
-    def prefill(self, segment: Segment, start: int) -> Attend:
-        """Attention for one row of T new tokens in ``segment``, behind the ``start`` tokens already there."""
+    def prefill(self, slot: Slot, start: int) -> Attend:
+        """Attention for one row of T new tokens in ``slot``, behind the ``start`` tokens already there."""
         bias: Tensor | None = None  # the same for every layer
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             nonlocal bias
             end = start + q.shape[2]
-            keys, values = (self._rows(pool[layer], segment, end) for pool in (self.keys, self.values))
+            keys, values = (self._rows(pool[layer], slot, end) for pool in (self.keys, self.values))
             keys[:, :, start:], values[:, :, start:] = k, v
             if layer == 0:
-                self._wrote(segment, end)
+                self._wrote(slot, end)
             if start == 0:
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             bias = causal_bias(q, start) if bias is None else bias
@@ -178,10 +178,10 @@ class KVCache:
 
         return attend
 
-    def prefill_pieces(self, places: Sequence[tuple[Segment, int]], lengths: Sequence[int]) -> Attend:
+    def prefill_pieces(self, places: Sequence[tuple[Slot, int]], lengths: Sequence[int]) -> Attend:
         """Attention for one row in which pieces of several prompts follow each other, ``lengths`` tokens each: piece i
-        goes into its segment behind the tokens already there."""
-        attends = [self.prefill(segment, start) for segment, start in places]
+        goes into its slot behind the tokens already there."""
+        attends = [self.prefill(slot, start) for slot, start in places]
         if len(attends) == 1:
             return attends[0]
 
@@ -193,51 +193,51 @@ class KVCache:
 
         return attend
 
-    def decode(self, segments: Sequence[Segment], lengths: Sequence[int]) -> Attend:
-        """Attention for one new token a row: row i is in ``segments[i]`` behind ``lengths[i]`` tokens."""
-        if len(segments) == 1:
-            return self._decode_one(segments[0], lengths[0])
+    def decode(self, slots: Sequence[Slot], lengths: Sequence[int]) -> Attend:
+        """Attention for one new token a row: row i is in ``slots[i]`` behind ``lengths[i]`` tokens."""
+        if len(slots) == 1:
+            return self._decode_one(slots[0], lengths[0])
         places = torch.tensor(
             [
-                segment.start * self.heads + head * head_step + length * token_step
-                for segment, length in zip(segments, lengths, strict=True)
-                for head_step, token_step in (self._strides(segment),)
+                slot.start * self.heads + head * head_step + length * token_step
+                for slot, length in zip(slots, lengths, strict=True)
+                for head_step, token_step in (self._strides(slot),)
                 for head in range(self.heads)
             ],
             device=self.device,
         )  # [B * KV]
-        runs = find_runs(segments, [length + 1 for length in lengths])
-        masks = [self._visible(run, lengths) for run in runs]
-        self.note_step(segments, lengths)
+        groups = find_row_groups(slots, [length + 1 for length in lengths])
+        masks = [self._visible(group, lengths) for group in groups]
+        self.note_step(slots, lengths)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             parts = []
             for pool, new in ((self.keys[layer], k), (self.values[layer], v)):
                 pool.view(-1, self.head_dim).index_copy_(0, places, new.reshape(-1, self.head_dim))
-            for run, mask in zip(runs, masks, strict=True):
-                rows = run.segment, run.longest, run.end - run.first, run.stride
+            for group, mask in zip(groups, masks, strict=True):
+                rows = group.slot, group.longest, group.end - group.first, group.stride
                 keys, values = self._rows(self.keys[layer], *rows), self._rows(self.values[layer], *rows)
-                parts.append(_grouped(q[run.first : run.end], keys, values, mask))
+                parts.append(_grouped(q[group.first : group.end], keys, values, mask))
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         return attend
 
-    def _decode_one(self, segment: Segment, length: int) -> Attend:
-        self._written[segment] = length + 1
+    def _decode_one(self, slot: Slot, length: int) -> Attend:
+        self._written[slot] = length + 1
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = (self._rows(pool[layer], segment, length + 1) for pool in (self.keys, self.values))
+            keys, values = (self._rows(pool[layer], slot, length + 1) for pool in (self.keys, self.values))
             keys[0, :, length], values[0, :, length] = k[0, :, 0], v[0, :, 0]
             return _grouped(q, keys, values, None)
 
         return attend
 
-    def _visible(self, run: Run, lengths: Sequence[int]) -> Tensor | None:
+    def _visible(self, group: RowGroup, lengths: Sequence[int]) -> Tensor | None:
         """[rows, 1, 1, longest]: which of the places read hold a token; None if all do."""
-        if run.shortest == run.longest:
+        if group.shortest == group.longest:
             return None
-        last = torch.tensor(lengths[run.first : run.end], device=self.device)
-        return (torch.arange(run.longest, device=self.device) <= last[:, None])[:, None, None]
+        last = torch.tensor(lengths[group.first : group.end], device=self.device)
+        return (torch.arange(group.longest, device=self.device) <= last[:, None])[:, None, None]
 
 
 def causal_bias(q: Tensor, start: int) -> Tensor:

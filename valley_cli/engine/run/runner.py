@@ -16,11 +16,11 @@ from valley_cli.engine.families.base import Compute, Item, Model, Unit
 from valley_cli.engine.layers.fused import fuse_decoder
 from valley_cli.engine.layers.matmul import choose_layout
 from valley_cli.engine.run.cuda_graphs import RECORD_AFTER, Batch, DecodeGraphs
-from valley_cli.engine.run.encoders import Towers
+from valley_cli.engine.run.encoders import EncodedCache
 from valley_cli.engine.run.kvcache import KVCache
-from valley_cli.engine.run.sampler import Chooser, choose, make_chooser
+from valley_cli.engine.run.sampler import SamplerState, make_sampler_state, sample
 from valley_cli.engine.run.unread import Piece, PromptRows, Unread
-from valley_cli.engine.schedule.slots import Move, Segment
+from valley_cli.engine.schedule.slots import Move, Slot
 from valley_cli.errors import DeviceError, UsageError
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
@@ -114,11 +114,11 @@ class Runner:
         self.record_after = RECORD_AFTER if record_after is None and device.type == "cuda" else record_after
         self.cache = KVCache(parts.config, device, model.dtype, token_major=self.record_after is not None)
         self._graphs: DecodeGraphs | None = None
-        self.towers = Towers(model, device)
+        self.encoded = EncodedCache(model, device)
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS
         mapped = mapped or MappedTensors({}, ())
-        self.decoder = fuse_decoder(parts, choose_layout(device, model.dtype, small), mapped.let_go)
-        mapped.bring_in()
+        self.decoder = fuse_decoder(parts, choose_layout(device, model.dtype, small), mapped.release)
+        mapped.read_the_rest()
         self._mapped_bytes = mapped.kept_bytes
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the pieces that were fused
@@ -129,18 +129,18 @@ class Runner:
         """Weights, cache and kept pictures; on CUDA the most that was ever allocated."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return self._weight_bytes + self.towers.n_bytes + self.cache.n_bytes
+        return self._weight_bytes + self.encoded.n_bytes + self.cache.n_bytes
 
-    def merge(self, units: Sequence[Unit], items: Sequence[Item]) -> PromptRows:
-        """``merge_all`` of one prompt."""
-        return self.merge_all([Unread(units, items)])[0]
+    def embed_prompt(self, units: Sequence[Unit], items: Sequence[Item], most_tokens: int | None = None) -> PromptRows:
+        """``embed_prompts`` of one prompt."""
+        return self.embed_prompts([Unread(units, items, most_tokens=most_tokens)])[0]
 
     @torch.inference_mode()
-    def merge_all(self, prompts: Sequence[Unread], on_stage: OnStage = unheard) -> list[PromptRows]:
+    def embed_prompts(self, prompts: Sequence[Unread], on_stage: OnStage = unheard) -> list[PromptRows]:
         """What the decoder reads of each prompt, [T, C]: text, and pictures in their places. The pictures of all
         prompts share the towers' passes."""
         needed = [prompt.needed for prompt in prompts]
-        rows = self.towers.rows([item for items in needed for item in items], on_stage)
+        rows = self.encoded.rows([item for items in needed for item in items], on_stage)
         found = []
         for prompt, items in zip(prompts, needed, strict=True):
             mine, rows = rows[: len(items)], rows[len(items) :]
@@ -167,58 +167,58 @@ class Runner:
         self.cache.resize(tokens, moves)
 
     @torch.inference_mode()
-    def open(self, segment: Segment, kept: int = 0, source: Segment | None = None) -> None:
-        """See ``KVCache.open``."""
-        self._changed(segment)
-        self.cache.open(segment, kept, source)
+    def attach_slot(self, slot: Slot, kept: int = 0, source: Slot | None = None) -> None:
+        """See ``KVCache.attach_slot``."""
+        self._changed(slot)
+        self.cache.attach_slot(slot, kept, source)
 
-    def forget(self) -> None:
+    def drop_caches(self) -> None:
         """Let go of every kept picture and of what the allocator holds in reserve."""
-        self.towers.forget()
+        self.encoded.drop_caches()
         self._graphs = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def prefill(self, segment: Segment, rows: PromptRows, start: int = 0) -> Tensor:
+    def prefill(self, slot: Slot, rows: PromptRows, start: int = 0) -> Tensor:
         """``prefill_pieces`` of one piece. -> logits [vocabulary]"""
-        return self.prefill_pieces([Piece(segment, rows, start)])[0]
+        return self.prefill_pieces([Piece(slot, rows, start)])[0]
 
     @torch.inference_mode()
     def prefill_pieces(self, pieces: Sequence[Piece]) -> Tensor:
         """Read a piece of each of several prompts, in one pass whatever their lengths. -> logits [n, vocabulary] behind
         the last row of each."""
         for piece in pieces:
-            self._changed(piece.segment)
+            self._changed(piece.slot)
         lengths = [len(piece.rows) for piece in pieces]
         places = [torch.arange(p.start, p.start + n, device=self.device) for p, n in zip(pieces, lengths, strict=True)]
         rows, positions = torch.cat([piece.rows for piece in pieces]), torch.cat(places)  # [sum T, C], [sum T]
-        attend = self.cache.prefill_pieces([(piece.segment, piece.start) for piece in pieces], lengths)
+        attend = self.cache.prefill_pieces([(piece.slot, piece.start) for piece in pieces], lengths)
         hidden = self.decoder.hidden(rows[None], positions[None], attend)[0]
         last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
         return self.decoder.logits(hidden[last])
 
     @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Sequence[int], slots: Sequence[Slot], lengths: Sequence[int]) -> Tensor:
         """One more token a row: row i says ``tokens[i]`` at place ``lengths[i]``. -> logits [B, vocabulary]"""
         ids = torch.tensor(tokens, device=self.device)
         positions = torch.tensor(lengths, device=self.device)
         embedded = F.embedding(ids, self.model.embedding)  # [B, C]
-        hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(segments, lengths))
+        hidden = self.decoder.hidden(embedded[:, None], positions[:, None], self.cache.decode(slots, lengths))
         return self.decoder.logits(hidden[:, -1])
 
     @torch.inference_mode()
     def step(
-        self, tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int], choosers: Sequence[Chooser]
+        self, tokens: Sequence[int], slots: Sequence[Slot], lengths: Sequence[int], samplers: Sequence[SamplerState]
     ) -> list[int]:
         """``decode``, then ``choose``; by a recorded step where there is one."""
         if self.record_after is not None:
-            graphs, batch = self._current_graphs(self.record_after), as_batch(tokens, segments, lengths)
+            graphs, batch = self._current_graphs(self.record_after), as_batch(tokens, slots, lengths)
             if recorded := graphs.find(batch):
-                self.cache.note_step(segments, lengths, 2)  # the next one may have begun
-                if all(chooser.plain for chooser in choosers):
+                self.cache.note_step(slots, lengths, 2)  # the next one may have begun
+                if all(sampler.plain for sampler in samplers):
                     return graphs.greedy(recorded, batch)
-                return self.choose(graphs.logits(recorded, batch), choosers)
-        return self.choose(self.decode(tokens, segments, lengths), choosers)
+                return self.sample(graphs.logits(recorded, batch), samplers)
+        return self.sample(self.decode(tokens, slots, lengths), samplers)
 
     def _current_graphs(self, record_after: int) -> DecodeGraphs:
         """Of the cache's tensors, which it may have replaced."""
@@ -233,24 +233,24 @@ class Runner:
         """Whether any kind of step is recorded by now."""
         return self._graphs is not None and self._graphs.n_recorded > 0
 
-    def _changed(self, segment: Segment) -> None:
-        """``segment`` is written by something else than a step."""
+    def _changed(self, slot: Slot) -> None:
+        """``slot`` is written by something else than a step."""
         if self._graphs:
-            self._graphs.changed(segment.start)
+            self._graphs.changed(slot.start)
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+    def sample(self, logits: Tensor, samplers: Sequence[SamplerState]) -> list[int]:
         """The next token of every row of ``logits`` [B, vocabulary]; NO_TOKEN where the numbers are broken."""
-        ids: list[int] = choose(logits, choosers).tolist()  # the one wait for the device in a step
+        ids: list[int] = sample(logits, samplers).tolist()  # the one wait for the device in a step
         return ids
 
     @torch.inference_mode()
-    def chooser(self, sampling: Sampling, seen_ids: Iterable[int], drawn: int = 0) -> Chooser:
+    def sampler(self, sampling: Sampling, seen_ids: Iterable[int], drawn: int = 0) -> SamplerState:
         """How a request's tokens are chosen, after ``drawn`` of them; ``seen_ids``: of prompt and answer."""
-        return make_chooser(sampling, seen_ids, self._text.vocab_size, self.device, drawn)
+        return make_sampler_state(sampling, seen_ids, self._text.vocab_size, self.device, drawn)
 
 
-def as_batch(tokens: Sequence[int], segments: Sequence[Segment], lengths: Sequence[int]) -> Batch:
+def as_batch(tokens: Sequence[int], slots: Sequence[Slot], lengths: Sequence[int]) -> Batch:
     """The rows of a step as the recorded ones know them."""
-    starts, rooms = [segment.start for segment in segments], [segment.tokens for segment in segments]
+    starts, rooms = [slot.start for slot in slots], [slot.tokens for slot in slots]
     return Batch(tuple(tokens), tuple(starts), tuple(lengths), tuple(rooms))

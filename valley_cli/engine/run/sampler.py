@@ -19,7 +19,7 @@ NO_TOKEN = -1  # what a row of broken numbers gives
 
 
 @dataclass(frozen=True)
-class Chooser:
+class SamplerState:
     """How one request's tokens are chosen, and what that needs to remember on the device.
 
     The generator is the request's own, so that neighbours in a batch do not change its answer. ``seen`` marks the
@@ -36,11 +36,11 @@ class Chooser:
         return self.generator is None and self.seen is None
 
 
-def make_chooser(
+def make_sampler_state(
     sampling: Sampling, seen_ids: Iterable[int], vocabulary: int, device: torch.device, drawn: int = 0
-) -> Chooser:
+) -> SamplerState:
     """``seen_ids``: real token ids; the published code crashes on the placeholder's, -200. ``drawn``: tokens that were
-    chosen already, by another chooser of this request."""
+    chosen already, by another sampler of this request."""
     seen = None
     if sampling.repetition_penalty != 1.0:
         seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
@@ -49,7 +49,7 @@ def make_chooser(
     if generator:
         for _ in range(drawn):
             torch.empty(vocabulary, device=device).exponential_(generator=generator)
-    return Chooser(sampling, generator, seen)
+    return SamplerState(sampling, generator, seen)
 
 
 def make_generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
@@ -64,26 +64,26 @@ def make_generator(sampling: Sampling, device: torch.device) -> torch.Generator 
     return generator
 
 
-def choose(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+def sample(logits: Tensor, samplers: Sequence[SamplerState]) -> Tensor:
     """The next token of every row of ``logits`` [B, vocabulary], and marks it as seen. -> [B], on the device
 
     NO_TOKEN for a row whose numbers are not numbers.
     """
-    if all(chooser.plain for chooser in choosers):
+    if all(sampler.plain for sampler in samplers):
         return likeliest(logits)
-    logits = penalise(logits, choosers)
+    logits = penalise(logits, samplers)
     chosen = likeliest(logits)
     groups: dict[tuple[float, int, float], list[int]] = {}
-    for row, chooser in enumerate(choosers):
-        if chooser.generator:
-            sampling = chooser.sampling
+    for row, sampler in enumerate(samplers):
+        if sampler.generator:
+            sampling = sampler.sampling
             groups.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
     for (temperature, top_k, top_p), rows in groups.items():
         scores = keep_top(logits[rows].float() / max(temperature, COLDEST), top_k, top_p)
-        chosen[rows] = draw(scores.softmax(-1), [choosers[row].generator for row in rows])
-    for row, chooser in enumerate(choosers):
-        if chooser.seen is not None:
-            chooser.seen.index_fill_(0, chosen[row].clamp_min(0), True)
+        chosen[rows] = draw(scores.softmax(-1), [samplers[row].generator for row in rows])
+    for row, sampler in enumerate(samplers):
+        if sampler.seen is not None:
+            sampler.seen.index_fill_(0, chosen[row].clamp_min(0), True)
     return chosen
 
 
@@ -93,13 +93,13 @@ def likeliest(logits: Tensor) -> Tensor:
     return ids.masked_fill(best.isnan(), NO_TOKEN)
 
 
-def penalise(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+def penalise(logits: Tensor, samplers: Sequence[SamplerState]) -> Tensor:
     """Tokens already seen lose: positive logits divided, negative ones multiplied (Keskar et al., 2019)."""
-    rows = [row for row, chooser in enumerate(choosers) if chooser.seen is not None]
+    rows = [row for row, sampler in enumerate(samplers) if sampler.seen is not None]
     if not rows:
         return logits
-    seen = torch.stack([chooser.seen for chooser in choosers if chooser.seen is not None])
-    penalties = [choosers[row].sampling.repetition_penalty for row in rows]
+    seen = torch.stack([sampler.seen for sampler in samplers if sampler.seen is not None])
+    penalties = [samplers[row].sampling.repetition_penalty for row in rows]
     penalty = torch.tensor(penalties, dtype=logits.dtype).to(logits.device, non_blocking=True)[:, None]
     picked = logits[rows]
     logits = logits.clone()

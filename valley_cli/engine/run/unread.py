@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from valley_cli.engine.families.base import Item, Unit
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +42,8 @@ class Unread:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of a prompt [T, C] that go behind the ``start`` tokens which ``segment`` holds."""
+    """Rows of a prompt [T, C] that go behind the ``start`` tokens which ``slot`` holds."""
 
-    segment: Segment
+    slot: Slot
     rows: PromptRows
     start: int = 0

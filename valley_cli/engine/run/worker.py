@@ -16,13 +16,13 @@ from valley_cli.engine.run.failure import again, without_locals
 from valley_cli.engine.run.unread import Piece, Unread
 from valley_cli.engine.schedule.scheduler import Scheduler, Step
 from valley_cli.engine.schedule.sequence import Sequence
-from valley_cli.engine.schedule.slots import Space
+from valley_cli.engine.schedule.slots import SlotAllocator
 from valley_cli.errors import EngineError, RoomError, ValleyError
 from valley_cli.text import printable
 
 if TYPE_CHECKING:
     from valley_cli.engine.run.runner import Runner
-    from valley_cli.engine.run.sampler import Chooser
+    from valley_cli.engine.run.sampler import SamplerState
 
 MAX_RUNNING = 64
 # Of a prompt, read at once, so that others, and whoever cancels, wait for no more than that. It bounds activations too
@@ -44,7 +44,7 @@ class Worker:
         self._load = load
         self._loaded_at = 0.0
         self._inbox: queue.SimpleQueue[Sequence | _Stop] = queue.SimpleQueue()
-        self._scheduler = Scheduler(Space(0), MAX_RUNNING)
+        self._scheduler = Scheduler(SlotAllocator(0), MAX_RUNNING)
         self._closed = False
         self._failure: BaseException | None = None  # what ended the thread
         self._unanswered: set[Sequence] = set()
@@ -129,22 +129,22 @@ class Worker:
                 self._prefill(budget.runner, step.prefill)
             elif step.decode:
                 self._decode(budget.runner, step.decode)
-                budget.stepped()
-            elif first and (refusal := budget.make_room(first)):
+                budget.on_good_step()
+            elif first and (refusal := budget.grow_for(first)):
                 self._fail(first, refusal)
             return
         except (Exception, KeyboardInterrupt) as error:  # Python's own Ctrl-C never comes to this thread
             failure: BaseException = without_locals(error)
-        if ran_out_of_memory(failure) and budget.relieve():
+        if ran_out_of_memory(failure) and budget.on_out_of_memory():
             for sequence in self._scheduler.everyone():
-                sequence.chooser = None  # nobody knows what it drew in the step that failed
+                sequence.sampler = None  # nobody knows what it drew in the step that failed
             for sequence in step.prefill:
-                if sequence.segment and sequence.unread is None:  # where it continues from may be gone
-                    self._scheduler.put_back(sequence)
+                if sequence.slot and sequence.unread is None:  # where it continues from may be gone
+                    self._scheduler.preempt(sequence)
         elif len(step.prefill) > 1:  # one of them is at fault: each is tried alone
             for sequence in sorted(step.prefill, key=lambda s: -s.number):
                 sequence.reads_alone = True
-                self._scheduler.put_back(sequence)
+                self._scheduler.preempt(sequence)
         else:
             for sequence in step.prefill or step.decode or ((first,) if first else ()):
                 self._fail(sequence, failure)
@@ -160,7 +160,7 @@ class Worker:
             item = self._inbox.get()
             if isinstance(item, _Stop):
                 return False
-            if self._scheduler.waiting or self._scheduler.seated:
+            if self._scheduler.waiting or self._scheduler.active:
                 item.events.put(Stage("waiting"))
             self._scheduler.add(item)
             if refusal := budget.refusal(item):
@@ -172,17 +172,17 @@ class Worker:
         self._begin(runner, [sequence for sequence in sequences if sequence.unread is None])
         most = self._scheduler.piece_tokens
         split = [(s, s.unread[:most], s.unread[most:]) for s in sequences if s.unread is not None]
-        logits = runner.prefill_pieces([Piece(s.segment, piece, s.length) for s, piece, _ in split if s.segment])
+        logits = runner.prefill_pieces([Piece(s.slot, piece, s.length) for s, piece, _ in split if s.slot])
         self.memory_bytes = runner.memory_bytes
         whole = [number for number, (_, _, rest) in enumerate(split) if not len(rest)]
-        choosers = [self._chooser(runner, split[number][0]) for number in whole]
-        tokens = runner.choose(logits[whole], choosers) if whole else []
+        samplers = [self._sampler(runner, split[number][0]) for number in whole]
+        tokens = runner.sample(logits[whole], samplers) if whole else []
         for sequence, piece, rest in split:  # only now: memory may have run out, and then the piece is read again
             sequence.length += len(piece)
             sequence.unread = rest if len(rest) else None
         for number, token in zip(whole, tokens, strict=True):
-            self._scheduler.has_read(split[number][0])
-            self._say(split[number][0], token)
+            self._scheduler.start_decoding(split[number][0])
+            self._emit(split[number][0], token)
 
     def _begin(self, runner: Runner, sequences: list[Sequence]) -> None:
         """Find what of the prompts is known and encode the rest; their ``payload`` stays, in case it must be read
@@ -192,10 +192,10 @@ class Worker:
         begun, prompts = time.perf_counter(), []
         for sequence in sequences:
             assert sequence.payload is not None
-            assert sequence.segment is not None
+            assert sequence.slot is not None
             sequence.wait_s = sequence.wait_s or begun - max(sequence.arrived_at, self._loaded_at)
             sequence.events.put(Stage("reading the prompt"))
-            runner.open(sequence.segment, sequence.reused_tokens, sequence.source)
+            runner.attach_slot(sequence.slot, sequence.reused_tokens, sequence.source)
             sequence.source, prepared = None, sequence.payload
             units, items = prepared.units, prepared.items
             prompts.append(Unread(units, items, sequence.reused_units, sequence.new_ids, prepared.prompt_tokens))
@@ -205,29 +205,29 @@ class Worker:
                 sequence.events.put(stage)
 
         start = time.perf_counter()
-        for sequence, unread in zip(sequences, runner.merge_all(prompts, tell), strict=True):
+        for sequence, unread in zip(sequences, runner.embed_prompts(prompts, tell), strict=True):
             sequence.unread = unread
         for sequence in sequences:
             sequence.encode_s += (time.perf_counter() - start) / len(sequences)
 
     def _decode(self, runner: Runner, sequences: tuple[Sequence, ...]) -> None:
-        segments = [s.segment for s in sequences if s.segment]
+        slots = [s.slot for s in sequences if s.slot]
         tokens, lengths = [s.new_ids[-1] for s in sequences], [s.length for s in sequences]
-        chosen = runner.step(tokens, segments, lengths, [self._chooser(runner, s) for s in sequences])
+        chosen = runner.step(tokens, slots, lengths, [self._sampler(runner, s) for s in sequences])
         for sequence, token in zip(sequences, chosen, strict=True):
             sequence.length += 1
-            self._say(sequence, token)
+            self._emit(sequence, token)
 
-    def _chooser(self, runner: Runner, sequence: Sequence) -> Chooser:
+    def _sampler(self, runner: Runner, sequence: Sequence) -> SamplerState:
         """The sequence's own, made anew where memory ran out while it chose: it goes on where it was."""
-        if sequence.chooser is None:
+        if sequence.sampler is None:
             if sequence.sampling.seed is None:
                 sequence.sampling = replace(sequence.sampling, seed=random.getrandbits(63))
             said = sequence.new_ids
-            sequence.chooser = runner.chooser(sequence.sampling, (*sequence.prompt_ids, *said), len(said))
-        return sequence.chooser
+            sequence.sampler = runner.sampler(sequence.sampling, (*sequence.prompt_ids, *said), len(said))
+        return sequence.sampler
 
-    def _say(self, sequence: Sequence, token: int) -> None:
+    def _emit(self, sequence: Sequence, token: int) -> None:
         """A negative token: this row's numbers are broken, its neighbours' are not."""
         if token < 0:
             self._fail(sequence, ValleyError("the model's numbers overflowed", "try again with --dtype float32"))

@@ -1,4 +1,4 @@
-"""Who runs next and who holds which segment of the cache. Plain Python, no tensors."""
+"""Who runs next and who holds which slot of the cache. Plain Python, no tensors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from valley_cli.engine.families.base import Unit, count_tokens
 from valley_cli.engine.schedule.sequence import Sequence
-from valley_cli.engine.schedule.slots import Move, Segment, Space, packed
+from valley_cli.engine.schedule.slots import Move, Slot, SlotAllocator, compact
 
-KEPT = 16  # segments that outlive their request, where there is room
+KEPT = 16  # slots that outlive their request, where there is room
 WORTH_COPYING = 16  # tokens
 PIECE_TOKENS = 512
 RECOVERY_STEPS = 64  # of all answers without a failure, until one more may run
@@ -32,13 +32,13 @@ class Scheduler:
     overtakes it; so nobody who began is put back for want of room, and nobody waits for ever.
 
     Prompts are read in turn with the answers under way: a long one piece by piece, short ones several at a time, at
-    most ``piece_tokens`` together. A segment outlives its request: up to ``kept`` go on holding what they held until
+    most ``piece_tokens`` together. A slot outlives its request: up to ``kept`` go on holding what they held until
     their room is needed, the longest unused going first. A request continues from whatever it begins with that is
     held, or that a running one has read (the second turn of a chat, another question about the same picture).
     """
 
-    def __init__(self, space: Space, max_running: int, kept: int = KEPT) -> None:
-        self.space = space
+    def __init__(self, space: SlotAllocator, max_running: int, kept: int = KEPT) -> None:
+        self.allocator = space
         self.max_running = self.allowed = max_running
         self.kept = kept
         self.piece_tokens = PIECE_TOKENS
@@ -46,7 +46,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.reading: list[Sequence] = []  # whose prompts are being read; after a step at most one
         self.running: list[Sequence] = []  # those that answer
-        self.held: dict[Segment, tuple[Unit, ...]] = {}  # the longest unused first
+        self.prefix_cache: dict[Slot, tuple[Unit, ...]] = {}  # the longest unused first
         self._answers_turn = False
         self._n_added = 0
         self._good_steps = 0
@@ -58,11 +58,11 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self.waiting and not self.seated
+        return not self.waiting and not self.active
 
     @property
-    def seated(self) -> list[Sequence]:
-        """All with a segment, by arrival."""
+    def active(self) -> list[Sequence]:
+        """All with a slot, by arrival."""
         return sorted([*self.running, *self.reading], key=lambda s: s.number)
 
     def next_step(self) -> Step:
@@ -74,9 +74,9 @@ class Scheduler:
         return Step(decode=tuple(self.running))
 
     def _next_prompts(self) -> tuple[Sequence, ...]:
-        """The prompts that are read in one step, with a segment each."""
+        """The prompts that are read in one step, with a slot each."""
         left = self.piece_tokens - sum(sequence.unread_tokens for sequence in self.reading)
-        while self.waiting and len(self.seated) < self.allowed and self._joins(self.waiting[0], left):
+        while self.waiting and len(self.active) < self.allowed and self._joins(self.waiting[0], left):
             if not self._seat(self.waiting[0]):
                 break
             sequence = self.waiting.popleft()
@@ -97,100 +97,100 @@ class Scheduler:
         alone = sequence.reads_alone or any(other.reads_alone for other in self.reading)
         return not alone and unread <= left and 2 * (soon - known) < unread
 
-    def has_read(self, sequence: Sequence) -> None:
+    def start_decoding(self, sequence: Sequence) -> None:
         """The whole prompt is in the cache: from now on ``sequence`` answers."""
         self.reading.remove(sequence)
         self.running.append(sequence)
-        self.running.sort(key=lambda s: s.segment or Segment(0, 0))
+        self.running.sort(key=lambda s: s.slot or Slot(0, 0))
 
     def _seat(self, sequence: Sequence) -> bool:
-        """Find ``sequence`` a segment, and what it can continue from; False if there is no room now.
+        """Find ``sequence`` a slot, and what it can continue from; False if there is no room now.
 
         Nothing that is held gives way for one that has to wait all the same.
         """
-        if self.space.largest(self.held) < sequence.room:
+        if self.allocator.largest(self.prefix_cache) < sequence.reserved_tokens:
             return False  # asked at every step while somebody waits
         source, n_units = self._best_source(sequence)
-        take_over = source in self.held and self._worth_taking(source, n_units, sequence)
-        if source in self.held:
-            self.held[source] = self.held.pop(source)  # used, so the last to go
+        take_over = source in self.prefix_cache and self._worth_taking(source, n_units, sequence)
+        if source in self.prefix_cache:
+            self.prefix_cache[source] = self.prefix_cache.pop(source)  # used, so the last to go
         while True:
-            if take_over and source and (longer := self.space.extend(source, sequence.room)):
-                del self.held[source]
+            if take_over and source and (longer := self.allocator.extend(source, sequence.reserved_tokens)):
+                del self.prefix_cache[source]
                 sequence.begin(longer, n_units, source if longer != source else None)
                 return True
-            if segment := self.space.take(sequence.room):
-                sequence.begin(segment, n_units, source)
+            if slot := self.allocator.take(sequence.reserved_tokens):
+                sequence.begin(slot, n_units, source)
                 return True
-            oldest = next(iter(self.held))  # there is one: without them all there would be room
-            self._let_go(oldest)
+            oldest = next(iter(self.prefix_cache))  # there is one: without them all there would be room
+            self._evict(oldest)
             if oldest == source:
                 source, n_units, take_over = None, 0, False
 
-    def _best_source(self, sequence: Sequence) -> tuple[Segment | None, int]:
-        """The segment that shares most with what is to be read, and how many units."""
-        known = dict(self.held)
-        known |= {other.segment: other.held_units for other in self.running if other.segment}
+    def _best_source(self, sequence: Sequence) -> tuple[Slot | None, int]:
+        """The slot that shares most with what is to be read, and how many units."""
+        known = dict(self.prefix_cache)
+        known |= {other.slot: other.cached_units for other in self.running if other.slot}
         best, n_units, wanted = None, 0, sequence.all_units
-        for segment, units in known.items():
+        for slot, units in known.items():
             if (shared := shared_units(units, wanted)) > n_units:
-                best, n_units = segment, shared
+                best, n_units = slot, shared
         if count_tokens(wanted[:n_units]) < WORTH_COPYING:
             return None, 0
         return best, n_units
 
-    def _worth_taking(self, segment: Segment, n_units: int, sequence: Sequence) -> bool:
-        """Whether to go on in a held segment rather than in a copy: if half of what it holds, or of what is asked, is
+    def _worth_taking(self, slot: Slot, n_units: int, sequence: Sequence) -> bool:
+        """Whether to go on in a held slot rather than in a copy: if half of what it holds, or of what is asked, is
         shared. A shared system prompt alone is not worth another conversation's picture."""
-        held = self.held[segment]
+        held = self.prefix_cache[slot]
         return 2 * count_tokens(held[:n_units]) >= min(count_tokens(held), sequence.prompt_tokens)
 
     def release(self, sequence: Sequence, *, intact: bool = True) -> None:
-        """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its segment holds."""
+        """Forget a sequence that ended, waiting or running. Not ``intact``: nobody knows what its slot holds."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         if sequence in self.reading:
             self.reading.remove(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
-        if sequence.segment is not None:
-            self._free(sequence.segment, sequence.held_units if intact else ())
-            sequence.segment = None
+        if sequence.slot is not None:
+            self._free(sequence.slot, sequence.cached_units if intact else ())
+            sequence.slot = None
 
-    def _free(self, segment: Segment, units: tuple[Unit, ...]) -> None:
+    def _free(self, slot: Slot, units: tuple[Unit, ...]) -> None:
         if not units or not self.kept:
-            self.space.give(segment)
+            self.allocator.give(slot)
             return
-        self.held[segment] = units
-        if len(self.held) > self.kept:
-            self._let_go(next(iter(self.held)))
+        self.prefix_cache[slot] = units
+        if len(self.prefix_cache) > self.kept:
+            self._evict(next(iter(self.prefix_cache)))
 
-    def _let_go(self, held: Segment) -> None:
-        del self.held[held]
-        self.space.give(held)
+    def _evict(self, held: Slot) -> None:
+        del self.prefix_cache[held]
+        self.allocator.give(held)
 
-    def forget_held(self) -> None:
+    def drop_prefix_cache(self) -> None:
         """Nothing is kept any more."""
-        for held in [*self.held]:
-            self._let_go(held)
+        for held in [*self.prefix_cache]:
+            self._evict(held)
 
-    def halve(self) -> int:
-        """Memory ran out: the newer half of those with a segment wait again, first in the queue and in their order,
+    def preempt_newer_half(self) -> int:
+        """Memory ran out: the newer half of those with a slot wait again, first in the queue and in their order,
         and no more than the others may run for a while. -> how many go on"""
-        seated = self.seated
-        self.allowed = max(len(seated) // 2, 1)
+        active = self.active
+        self.allowed = max(len(active) // 2, 1)
         self._good_steps = 0
-        for sequence in reversed(seated[len(seated) // 2 :]):
-            self.put_back(sequence)
-        return len(seated) // 2
+        for sequence in reversed(active[len(active) // 2 :]):
+            self.preempt(sequence)
+        return len(active) // 2
 
-    def put_back(self, sequence: Sequence) -> None:
+    def preempt(self, sequence: Sequence) -> None:
         """Let ``sequence`` wait again, before all others."""
         self.release(sequence, intact=False)
-        sequence.put_back()
+        sequence.preempt()
         self.waiting.appendleft(sequence)
 
-    def stepped(self) -> bool:
+    def on_good_step(self) -> bool:
         """Every answer got its token. True when one more may run than before, after memory had run out."""
         if self.allowed == self.max_running:
             return False
@@ -201,13 +201,13 @@ class Scheduler:
         return True
 
     def resize(self, tokens: int) -> tuple[Move, ...]:
-        """A space of ``tokens`` rows, or as many as those with a segment hold; kept ones are forgotten."""
-        self.forget_held()
-        owners = {sequence.segment: sequence for sequence in self.seated if sequence.segment}
-        held = sum(segment.tokens for segment in owners)
-        self.space, moves = packed(owners, max(tokens, held))
+        """A space of ``tokens`` rows, or as many as those with a slot hold; kept ones are forgotten."""
+        self.drop_prefix_cache()
+        owners = {sequence.slot: sequence for sequence in self.active if sequence.slot}
+        held = sum(slot.tokens for slot in owners)
+        self.allocator, moves = compact(owners, max(tokens, held))
         for move in moves:
-            owners[move.source].segment = move.target
+            owners[move.source].slot = move.target
         return moves
 
     def cancelled(self) -> list[Sequence]:

@@ -11,7 +11,7 @@ from typing import Any
 from valley_cli.api import Event, FinishReason, Sampling, TextDelta
 from valley_cli.engine.families.base import Unit, count_tokens
 from valley_cli.engine.schedule.detokenize import Detokenizer, ThinkSplitter
-from valley_cli.engine.schedule.slots import Segment
+from valley_cli.engine.schedule.slots import Slot
 
 
 @dataclass(eq=False)
@@ -19,7 +19,7 @@ class Sequence:
     """``payload`` is the prepared prompt, which only the runner looks into. ``length`` counts tokens in the cache.
 
     ``units`` are the prompt as the cache knows it, empty for prompts whose rows may not be reused. The first
-    ``reused_units``, ``reused_tokens`` rows, were found in ``segment`` or are to be copied from ``source``.
+    ``reused_units``, ``reused_tokens`` rows, were found in ``slot`` or are to be copied from ``source``.
 
     The worker thread writes ``events``; whoever iterates over the answer reads them. ``cancelled`` goes the other way.
     """
@@ -35,10 +35,10 @@ class Sequence:
     units: tuple[Unit, ...] = ()
     reused_units: int = 0
     reused_tokens: int = 0
-    source: Segment | None = None
+    source: Slot | None = None
     unread: Any = None  # the rest of the prompt's rows, while it is read in pieces
-    chooser: Any = None  # how the runner chooses its tokens; None: to be made, or made anew
-    segment: Segment | None = None
+    sampler: Any = None  # how the runner chooses its tokens; None: to be made, or made anew
+    slot: Slot | None = None
     length: int = 0
     number: int = 0  # by arrival
     reads_alone: bool = False  # something went wrong when its prompt was read together with others
@@ -53,7 +53,7 @@ class Sequence:
     last_token_at: float | None = None
 
     @property
-    def room(self) -> int:
+    def reserved_tokens(self) -> int:
         """Rows it needs in all."""
         return self.prompt_tokens + self.max_new_tokens
 
@@ -68,20 +68,20 @@ class Sequence:
         return (*self.units, *self.new_ids) if self.units else ()
 
     @property
-    def held_units(self) -> tuple[Unit, ...]:
-        """What the segment holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
+    def cached_units(self) -> tuple[Unit, ...]:
+        """What the slot holds of this sequence: the prompt, and the answer but for tokens not read back yet."""
         if not self.units or self.length < self.prompt_tokens:  # not whole: only what was there before is known
             return () if self.source else self.all_units[: self.reused_units]
         return (*self.units, *self.new_ids[: self.length - self.prompt_tokens])
 
-    def begin(self, segment: Segment, reused_units: int = 0, source: Segment | None = None) -> None:
-        """Take ``segment``, whose first ``reused_units`` are there or come from ``source``."""
-        self.segment, self.source, self.reused_units = segment, source, reused_units
+    def begin(self, slot: Slot, reused_units: int = 0, source: Slot | None = None) -> None:
+        """Take ``slot``, whose first ``reused_units`` are there or come from ``source``."""
+        self.slot, self.source, self.reused_units = slot, source, reused_units
         self.reused_tokens = self.length = count_tokens(self.all_units[:reused_units])
 
-    def put_back(self) -> None:
+    def preempt(self) -> None:
         """Leave the cache; what was said stays said."""
-        self.segment = self.source = self.unread = None
+        self.slot = self.source = self.unread = None
         self.length = self.reused_units = self.reused_tokens = 0
 
     def append(self, token_id: int) -> FinishReason | None:
@@ -97,17 +97,17 @@ class Sequence:
     def finish(self, reason: FinishReason) -> None:
         """Send what was held back, then the reason."""
         self._send(self.detokenizer.finish(), final=True)
-        self._let_go()
+        self._release_payload()
         self.events.put(reason)
 
     def fail(self, error: BaseException) -> None:
         """End with ``error``, which the answer raises in its caller's thread."""
-        self._let_go()
+        self._release_payload()
         self.events.put(error)
 
-    def _let_go(self) -> None:
+    def _release_payload(self) -> None:
         """Of pixels and tensors, before the caller hears of the end: tensors must not die on the caller's thread."""
-        self.payload = self.unread = self.chooser = None
+        self.payload = self.unread = self.sampler = None
 
     def _send(self, text: str, *, final: bool = False) -> None:
         if self.splitter:

@@ -18,7 +18,7 @@ from valley_cli.engine.families.valley.preprocess import PreprocessOptions, opti
 from valley_cli.engine.families.valley.prompt import PromptBuilder
 from valley_cli.engine.hub.registry import ModelInfo, family_info
 from valley_cli.errors import ModelError, WeightsError
-from valley_cli.media.request import Effort, MediaReader
+from valley_cli.media.request import MediaReader, ReadTimings
 from valley_cli.text import printable
 
 if TYPE_CHECKING:
@@ -80,15 +80,15 @@ class CheckpointFiles:
         """See ``base.Model``."""
         return Preparer(self).with_defaults(request)
 
-    def plan(self, request: Request, media: MediaReader, effort: Effort, *, pixels: bool = True) -> ValleyPlan:
+    def plan(self, request: Request, media: MediaReader, timings: ReadTimings, *, pixels: bool = True) -> ValleyPlan:
         """See ``base.Model``."""
-        return Preparer(self).plan(request, media, effort, pixels=pixels)
+        return Preparer(self).plan(request, media, timings, pixels=pixels)
 
     def prepare(
-        self, plan: ValleyPlan, media: MediaReader, effort: Effort, begin: Callable[[], object] = lambda: None
+        self, plan: ValleyPlan, media: MediaReader, timings: ReadTimings, begin: Callable[[], object] = lambda: None
     ) -> Prepared:
         """See ``base.Model``."""
-        return Preparer(self).prepare(plan, media, effort, begin)
+        return Preparer(self).prepare(plan, media, timings, begin)
 
     def build(
         self, device: torch.device, dtype: torch.dtype, on_stage: OnStage = unheard

@@ -24,7 +24,7 @@ from valley_cli.engine.families.valley.preprocess import (
 )
 from valley_cli.engine.families.valley.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
 from valley_cli.errors import PromptError, UsageError
-from valley_cli.media.request import Effort, MediaReader, Reading, Source
+from valley_cli.media.request import MediaReader, Reading, ReadTimings, Source
 
 if TYPE_CHECKING:
     from valley_cli.engine.families.valley.opened import CheckpointFiles
@@ -63,7 +63,7 @@ class Preparer:
         self.info = files.info
 
     def prepare(
-        self, plan: ValleyPlan, media: MediaReader, effort: Effort, begin: Callable[[], object] = lambda: None
+        self, plan: ValleyPlan, media: MediaReader, timings: ReadTimings, begin: Callable[[], object] = lambda: None
     ) -> Prepared:
         """See ``Model.prepare``: the pictures that have a place in the text, one by one. Raises SourceError."""
         pictures: list[Picture] = []
@@ -71,20 +71,20 @@ class Preparer:
             image = source.image()  # not in the turn that follows: it may wait for a turn of its own
             if not number:
                 begin()
-            pictures.append(self._tensors(image, plan, media, effort))
+            pictures.append(self._tensors(image, plan, media, timings))
             del image  # before the next one is there
         return Prepared(plan.units(picture.key for picture in pictures), tuple(pictures), plan.prompt_tokens)
 
-    def _tensors(self, image: Image, plan: ValleyPlan, media: MediaReader, effort: Effort) -> Picture:
+    def _tensors(self, image: Image, plan: ValleyPlan, media: MediaReader, timings: ReadTimings) -> Picture:
         """What the towers see of a picture."""
         n, options = len(plan.images), plan.options
-        with media.decoding(effort):
+        with media.decoding(timings):
             key = picture_key(image, plan_picture(image.size, n, options), options)
         return media.made(
-            ("tensors", key), lambda: preprocess(image, n, options, key), lambda picture: picture.n_bytes, effort
+            ("tensors", key), lambda: preprocess(image, n, options, key), lambda picture: picture.n_bytes, timings
         )
 
-    def plan(self, request: Request, media: MediaReader, effort: Effort, *, pixels: bool = True) -> ValleyPlan:
+    def plan(self, request: Request, media: MediaReader, timings: ReadTimings, *, pixels: bool = True) -> ValleyPlan:
         """See ``Model.plan``. No picture is decoded, and no clip if ``pixels`` is false or the context has no room for
         it. ``request`` has its defaults (``with_defaults``).
 
@@ -92,7 +92,7 @@ class Preparer:
         """
         self._check_options(request)
         with ExitStack() as clips:
-            reading = Reading(request, media, effort, clips)
+            reading = Reading(request, media, timings, clips)
             images, attached, unplaced = self._read_media(request, reading)
             plan = self._lay_out(request, images, attached, unplaced)
             if pixels and reading.decode:

@@ -26,7 +26,7 @@ def load_model(
 ) -> Valley:
     """The model with its tensors on ``device`` in ``dtype``, ready for inference. Raises as ``map_model`` does."""
     model, mapped = map_model(files, device, dtype, on_stage, late=())
-    mapped.bring_in()
+    mapped.read_the_rest()
     return model
 
 
@@ -54,7 +54,7 @@ def map_model(
         view = mapped.views.pop(name)
         state[name] = view if device.type == "cpu" and name.startswith(late) else view.to(device, dtype)
         if state[name] is not view:  # copied
-            mapped.let_go([view])
+            mapped.release([view])
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False), mapped
 
