@@ -282,7 +282,7 @@ def test_without_a_network_only_what_is_downloaded_runs(published: Path, cache: 
 
 def test_folders_are_taken_as_they_are_and_faults_are_named(published: Path, tmp_path: Path) -> None:
     assert resolve_checkpoint(str(published)) == Checkpoint(published, None, str(published))
-    with pytest.raises(UsageError, match="--revision"):
+    with pytest.raises(UsageError, match="revision does not apply"):
         resolve_checkpoint(str(published), revision="main")
     with pytest.raises(ModelError, match="there is no folder"):
         resolve_checkpoint("./nowhere")

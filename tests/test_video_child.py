@@ -20,6 +20,7 @@ from valley_cli.api import FrameSelection, Media, MediaLimits
 from valley_cli.errors import RefusedError, SourceError, UsageError
 from valley_cli.media.clip.clip import Clip, open_clip
 from valley_cli.media.clip.select import uniform
+from valley_cli.settings import as_flags
 
 PUBLISHED = uniform(30, 8)
 WORKER = b"valley_cli.media.clip.worker"
@@ -207,7 +208,7 @@ def test_a_selection_is_made_by_time(clip: Path, selection: dict[str, float], ex
 def test_a_selection_the_clip_does_not_have_is_an_error(clip: Path, selection: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError) as caught, open_clip(media(clip, **selection), MediaLimits()):
         pass
-    assert words in caught.value.message
+    assert words in as_flags(caught.value.message)
 
 
 def test_an_address_is_streamed_to_a_file_without_a_name(clip: Path, tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_an_address_is_streamed_to_a_file_without_a_name(clip: Path, tmp_path: P
 def test_what_is_no_clip_is_known_by_its_bytes_and_never_opened(content: bytes, words: str) -> None:
     with pytest.raises(SourceError) as caught, open_clip(Media("c.mp4", "video", data=content), MediaLimits()):
         pass
-    assert words in caught.value.message
+    assert words in as_flags(caught.value.message)
 
 
 def test_names_that_look_like_addresses_or_options_are_files(clip: Path, tmp_path: Path) -> None:

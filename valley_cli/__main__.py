@@ -75,7 +75,9 @@ def greet(args: Sequence[str]) -> bool:
 
 def report(error: ValleyError) -> int:
     """Print the message and what to type next to stderr; the exit code."""
-    tell(f"valley: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+    from valley_cli.settings import as_flags
+
+    tell(as_flags(f"valley: {error.message}\n" + (f"  {error.hint}\n" if error.hint else "")))
     return error.exit_code
 
 

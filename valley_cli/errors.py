@@ -1,6 +1,6 @@
 """Every error a user can meet, and the exit code it ends the program with.
 
-    ValleyError            1   failed at run time
+    ValleyError            1   failed at run time (``code``: failed; below: usage, prompt, row, ... as the classes say)
     ├── UsageError         2   wrong arguments, or a request the model cannot take
     │   ├── PromptError    2   placeholders, roles or lengths that do not fit together
     │   └── RowError       2   a line of a prompts file that is no request
@@ -20,39 +20,68 @@ only place that turns one into text on stderr and an exit code.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 EXIT_FAILED_ROWS = 3  # a batch finished, with failed rows
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + SIGINT, SIGTERM
 
 
+_OPTION = re.compile("\ue000([a-z_]+)\ue001")  # two characters of Unicode's private use
+
+
+def option(name: str) -> str:
+    """An option in a message or hint. Who says the error says it in his own words: ``--max-pixels``, ``max_pixels``."""
+    return f"\ue000{name}\ue001"
+
+
+def worded(text: str, name_of: Callable[[str], str]) -> str:
+    """``text`` with every option in it said as ``name_of`` says it."""
+    return _OPTION.sub(lambda found: name_of(found[1]), text)
+
+
 class ValleyError(Exception):
-    """Base of all errors shown to the user without a traceback."""
+    """Base of all errors shown to the user without a traceback.
+
+    ``code`` names the kind of failure for programs. Options in ``message`` and ``hint`` are marked (``option``).
+    """
 
     exit_code = 1
+    code = "failed"
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return worded(str(self.args[0]), str)
+
 
 class UsageError(ValleyError):
     """The arguments contradict each other or the model."""
 
     exit_code = 2
+    code = "usage"
 
 
 class PromptError(UsageError):
     """Messages, placeholders and pictures do not fit together."""
 
+    code = "prompt"
+
 
 class RowError(UsageError):
     """A line of a prompts file is not a request."""
+
+    code = "row"
 
 
 class SourceError(ValleyError):
     """A source could not be read; ``source`` is its printable name (no credentials, no control characters)."""
 
     exit_code = 4
+    code = "source"
 
     def __init__(self, source: str, reason: str, hint: str | None = None) -> None:
         super().__init__(f"{source}: {reason}", hint)
@@ -63,34 +92,48 @@ class SourceError(ValleyError):
 class RefusedError(SourceError):
     """A guard refused the source; the hint names the option that moves the guard."""
 
+    code = "refused"
+
 
 class ModelError(ValleyError):
     """The model cannot be found or understood."""
 
     exit_code = 5
+    code = "model"
 
 
 class WeightsError(ModelError):
     """The checkpoint's tensors are not those the model needs."""
 
+    code = "weights"
+
 
 class TimedOutError(ValleyError):
     """A request took longer than its ``timeout_s``."""
+
+    code = "timed_out"
 
 
 class EngineError(ValleyError):
     """The engine broke, for a reason that nobody foresaw: it answers nobody any more."""
 
+    code = "engine_broken"
+
 
 class LibraryError(ValleyError):
     """A library is installed in a version that lacks what is used of it."""
+
+    code = "library"
 
 
 class DeviceError(ValleyError):
     """The device is missing or too small."""
 
     exit_code = 6
+    code = "device"
 
 
 class RoomError(DeviceError):
     """This request does not fit in memory; others may."""
+
+    code = "out_of_memory"

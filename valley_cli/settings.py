@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from valley_cli.api import EngineOptions, Flavour, Media, MediaLimits, Message, Request, Sampling
-from valley_cli.errors import UsageError
+from valley_cli.errors import UsageError, worded
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 Group = Literal["answer", "engine", "screen"]
@@ -188,6 +188,11 @@ def _checked(settings: Settings) -> Settings:
     if settings.min_pixels and settings.max_pixels and settings.min_pixels > settings.max_pixels:
         raise UsageError(f"min_pixels {settings.min_pixels} is larger than max_pixels {settings.max_pixels}")
     return settings
+
+
+def as_flags(text: str) -> str:
+    """A message or hint with its options said as flags."""
+    return worded(text, flag_name)
 
 
 def flag_name(name: str) -> str:

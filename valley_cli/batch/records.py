@@ -11,6 +11,7 @@ from typing import Any
 from valley_cli.api import Done, Media, Request
 from valley_cli.batch.rows import Row
 from valley_cli.errors import UsageError, ValleyError
+from valley_cli.settings import as_flags
 from valley_cli.text import printable, printable_url
 
 _MEDIA_KEYS = ("image", "images", "video", "videos")
@@ -102,7 +103,7 @@ def explained(error: BaseException, row: Row) -> str:
     if not isinstance(error, ValleyError):
         return f"unexpected {type(error).__name__}: {error}"
     where = f"line {row.line.number}: " if isinstance(error, UsageError) and row.line.number else ""
-    return f"{where}{error.message}" + (f" ({error.hint})" if error.hint else "")
+    return as_flags(f"{where}{error.message}" + (f" ({error.hint})" if error.hint else ""))
 
 
 def _our_shape(outcome: Outcome) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from valley_cli.chat.opening import Opening
 from valley_cli.chat.room import check_room
 from valley_cli.chat.store import Autosave
 from valley_cli.errors import UsageError, ValleyError
-from valley_cli.settings import ANSWER_KEYS, Settings, override
+from valley_cli.settings import ANSWER_KEYS, Settings, as_flags, override
 from valley_cli.sources.transcript import OpenSource, Transcript, read_transcript, write_transcript
 from valley_cli.terminal.render import Renderer, Reply, error_record, safe_text, say
 from valley_cli.text import printable
@@ -52,7 +52,7 @@ class Session:
     def tell(self, text: str) -> None:
         """Lines on stderr, without control characters: some of it comes out of files and models."""
         self.renderer.status.clear()
-        say(self.renderer.err, f"{safe_text(text)}\n")
+        say(self.renderer.err, f"{safe_text(as_flags(text))}\n")
 
     def report(self, error: Exception) -> None:
         """An error that does not end the chat."""

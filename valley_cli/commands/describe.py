@@ -23,7 +23,7 @@ from valley_cli.commands.shared.answering import (
 )
 from valley_cli.commands.shared.output import open_output
 from valley_cli.errors import SourceError
-from valley_cli.settings import Settings
+from valley_cli.settings import Settings, as_flags
 from valley_cli.sources.expand import expand_sources
 from valley_cli.terminal.render import Renderer, StatusLine, error_record, say
 
@@ -141,4 +141,4 @@ def report_unreadable(error: SourceError, renderer: Renderer, names: list[str]) 
     if renderer.as_json:
         renderer.write_json(error_record(error, names))
     hint = f" ({error.hint})" if error.hint else ""
-    say(renderer.err, f"valley: {error.message}{hint}\n")
+    say(renderer.err, as_flags(f"valley: {error.message}{hint}\n"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from valley_cli.api import Engine, EngineOptions, OnStage, unheard
-from valley_cli.errors import UsageError
+from valley_cli.errors import UsageError, option
 
 
 def open_engine(options: EngineOptions, on_stage: OnStage = unheard) -> Engine:
@@ -13,7 +13,7 @@ def open_engine(options: EngineOptions, on_stage: OnStage = unheard) -> Engine:
     Raises ModelError for models that cannot be found, UsageError for engines that do not exist.
     """
     if options.engine != "local":
-        raise UsageError(f"unknown engine {options.engine!r}", "give --engine local")
+        raise UsageError(f"unknown engine {options.engine!r}", f"give {option('engine')} local")
     from valley_cli.engine.local import open_local
 
     return open_local(options, on_stage)

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from valley_cli.api import Cost, Done, Engine, Event, Stage, TextDelta, ThinkDelta, Timings, Usage
 from valley_cli.errors import ValleyError
+from valley_cli.settings import as_flags
 from valley_cli.text import printable
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -248,7 +249,7 @@ def record(reply: Reply, sources: list[str], engine: Engine) -> dict[str, Any]:
 
 def error_record(error: ValleyError, sources: list[str]) -> dict[str, Any]:
     """What stands in an answer's place under ``--json`` when one of several could not be had."""
-    return {"sources": sources, "error": {"type": type(error).__name__, "message": error.message}}
+    return {"sources": sources, "error": {"type": type(error).__name__, "message": as_flags(error.message)}}
 
 
 def stats_line(done: Done) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from valley_cli.api import OnStage, PictureCost, Request, unheard
-from valley_cli.errors import PromptError
+from valley_cli.errors import PromptError, option
 from valley_cli.media.request import MediaReader, ReadTimings
 
 if TYPE_CHECKING:
@@ -204,5 +204,5 @@ def check_fits(plan: PromptPlan, room: int, context_tokens: int) -> None:
         raise PromptError(
             f"the request is {plan.prompt_tokens} tokens ({plan.image_tokens} for pictures) "
             f"but the model's context holds {context_tokens}",
-            "send fewer or smaller pictures (--max-pixels), or shorten the text",
+            f"send fewer or smaller pictures ({option('max_pixels')}), or shorten the text",
         )

@@ -17,7 +17,7 @@ from valley_cli.engine.checkpoint.headers import indexed_files, read_header
 from valley_cli.engine.hub.errors import LIST_HINT, UnreachableError, as_model_errors, quiet
 from valley_cli.engine.hub.shards import TIMEOUT_S, Shard, fetch_all, look_up
 from valley_cli.engine.hub.snapshot import COMMIT, Repo, reason, require_whole
-from valley_cli.errors import ModelError, WeightsError
+from valley_cli.errors import ModelError, WeightsError, option
 from valley_cli.text import printable
 
 SMALL_FILES = ("*.json", "*.jinja", "merges.txt")  # vocab.json and tokenizer.json are *.json; never *.py, never *.bin
@@ -97,7 +97,9 @@ def _wanted_weights(repo: Repo, folder: Path, names: list[str]) -> list[str]:
     absent = [name for name in weights if name not in names]
     if absent or not weights:
         what = f"its index names {absent[0]}, which it lacks" if absent else "it has no *.safetensors file"
-        raise ModelError(f"the repository {repo.id} holds no whole weights: {what}", "try another --revision")
+        raise ModelError(
+            f"the repository {repo.id} holds no whole weights: {what}", f"try another {option('revision')}"
+        )
     return weights
 
 

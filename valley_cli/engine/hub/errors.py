@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from valley_cli.engine.hub.registry import MODELS, suggest
 from valley_cli.engine.hub.snapshot import Repo
-from valley_cli.errors import ModelError
+from valley_cli.errors import ModelError, option
 from valley_cli.text import printable
 
 LIST_HINT = "known names: " + ", ".join(info.name for info in MODELS) + "; a hub id (org/name) or a folder also does"
@@ -60,7 +60,9 @@ def _explain(repo: Repo, error: Exception) -> ModelError:
     from huggingface_hub import errors, get_token
 
     if isinstance(error, errors.RevisionNotFoundError):
-        return ModelError(f"{repo.id} has no revision {printable(repo.revision or '')!r}", "leave out --revision")
+        return ModelError(
+            f"{repo.id} has no revision {printable(repo.revision or '')!r}", f"leave out {option('revision')}"
+        )
     chain = _causes(error)
     status = next((link.response.status_code for link in chain if isinstance(link, errors.HfHubHTTPError)), 0)
     token = "the token in HF_TOKEN does not open it" if get_token() else "no token is set"
@@ -81,7 +83,7 @@ def _explain(repo: Repo, error: Exception) -> ModelError:
     return UnreachableError(
         f"{repo.id} could not be downloaded from {repo.endpoint}: {reason}",
         "check the network and run again (what was downloaded is kept); set HF_ENDPOINT to use a mirror, "
-        "or give a folder with -m",
+        f"or give a folder with {option('model')}",
     )
 
 

@@ -21,7 +21,7 @@ from valley_cli.engine.hub.download import download
 from valley_cli.engine.hub.errors import LIST_HINT, NotFoundError, UnreachableError, suggestion
 from valley_cli.engine.hub.registry import ModelInfo, find
 from valley_cli.engine.hub.snapshot import COMMIT, Repo, find_fault, require_whole
-from valley_cli.errors import ModelError, UsageError
+from valley_cli.errors import ModelError, UsageError, option
 from valley_cli.text import printable
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -66,7 +66,9 @@ def resolve_checkpoint(
         return _from_folder(model, revision)
     if info is not None and info.embedded:
         folder = Path(__file__).parents[2] / "assets" / info.embedded
-        require_whole(folder, f"the embedded model {info.name}", "install valley again, or choose a model with -m")
+        require_whole(
+            folder, f"the embedded model {info.name}", f"install valley again, or choose another {option('model')}"
+        )
         return Checkpoint(folder, info, info.name)
     if info is None and not REPO_ID.fullmatch(model):
         raise ModelError(f"there is no model called {printable(model)!r}", suggestion(model))
@@ -89,7 +91,7 @@ def _from_folder(model: str, revision: str | None) -> Checkpoint:
     folder = Path(os.path.expanduser(model))
     shown = printable(str(folder))
     if revision is not None:
-        raise UsageError(f"--revision does not apply to the folder {shown}", "leave it out, or give a hub id")
+        raise UsageError(f"{option('revision')} does not apply to the folder {shown}", "leave it out, or give a hub id")
     if not os.path.isdir(folder):
         raise ModelError(f"there is no folder {shown}", LIST_HINT)
     require_whole(folder, f"the folder {shown}", "give the folder that holds config.json and the *.safetensors files")
@@ -130,7 +132,8 @@ def _from_hub(name: str, repos: list[Repo], offline: bool, refresh: bool, on_sta
         state = f"not whole in the cache ({find_fault(cached[0][0])})" if cached else "not in the cache"
         raise ModelError(
             f"{name} is {state} under {repos[0].cache}, and valley is offline",
-            "run once without --offline and HF_HUB_OFFLINE to download it, or give a folder with -m",
+            f"run once without {option('offline')} and HF_HUB_OFFLINE to download it, "
+            f"or give a folder with {option('model')}",
         )
     missing: NotFoundError | None = None
     for repo in repos:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from valley_cli.engine.schedule.scheduler import Scheduler
 from valley_cli.engine.schedule.sequence import Sequence
-from valley_cli.errors import RoomError
+from valley_cli.errors import RoomError, option
 
 if TYPE_CHECKING:
     from valley_cli.engine.run.runner import Runner
 
-LESS = "send fewer or smaller pictures, or lower --max-new-tokens or --max-pixels"
+LESS = f"send fewer or smaller pictures, or lower {option('max_new_tokens')} or {option('max_pixels')}"
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from valley_cli.engine.run.kvcache import KVCache
 from valley_cli.engine.run.sampler import SamplerState, make_sampler_state, sample
 from valley_cli.engine.run.unread import Piece, PromptRows, Unread
 from valley_cli.engine.schedule.slots import Move, Slot
-from valley_cli.errors import DeviceError, UsageError
+from valley_cli.errors import DeviceError, UsageError, option
 
 # Below this, on a CPU, starting operations costs more than their arithmetic: one thread (at 3 M parameters, on two busy
 # cores, 1 thread decodes 174 tokens/s and 2 threads 22), and the fused decoder.
@@ -37,11 +37,13 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"unknown device {name!r}", "give --device cpu, cuda or cuda:N") from None
+        raise DeviceError(f"unknown device {name!r}", f"give {option('device')} cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(f"no such device: {name}", "run with --device cpu, or check the driver with nvidia-smi")
+        raise DeviceError(
+            f"no such device: {name}", f"run with {option('device')} cpu, or check the driver with nvidia-smi"
+        )
     if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name!r} is not supported", "give --device cpu, cuda or cuda:N")
+        raise DeviceError(f"device {name!r} is not supported", f"give {option('device')} cpu, cuda or cuda:N")
     return device
 
 
@@ -53,7 +55,7 @@ def choose_dtype(name: str, files: Model, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = default_dtype(device.type == "cuda", files.stored_dtype, files.weight_bytes)
     if name == "float16" and device.type == "cpu":
-        raise UsageError("float16 is for CUDA", "on a CPU give --dtype bfloat16 or float32")
+        raise UsageError("float16 is for CUDA", f"on a CPU give {option('dtype')} bfloat16 or float32")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
@@ -76,7 +78,7 @@ def load_runner(files: Model, device_name: str, dtype_name: str, on_stage: OnSta
             raise
         raise DeviceError(
             f"{files.folder.name} ({files.weight_bytes / 1e9:.1f} GB) does not fit on {device}",
-            "free the device, or run with --device cpu",
+            f"free the device, or run with {option('device')} cpu",
         ) from None
 
 

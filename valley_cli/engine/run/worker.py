@@ -17,7 +17,7 @@ from valley_cli.engine.run.unread import Piece, Unread
 from valley_cli.engine.schedule.scheduler import Scheduler, Step
 from valley_cli.engine.schedule.sequence import Sequence
 from valley_cli.engine.schedule.slots import SlotAllocator
-from valley_cli.errors import EngineError, RoomError, ValleyError
+from valley_cli.errors import EngineError, RoomError, ValleyError, option
 from valley_cli.text import printable
 
 if TYPE_CHECKING:
@@ -230,7 +230,9 @@ class Worker:
     def _emit(self, sequence: Sequence, token: int) -> None:
         """A negative token: this row's numbers are broken, its neighbours' are not."""
         if token < 0:
-            self._fail(sequence, ValleyError("the model's numbers overflowed", "try again with --dtype float32"))
+            self._fail(
+                sequence, ValleyError("the model's numbers overflowed", f"try again with {option('dtype')} float32")
+            )
         elif reason := sequence.append(token):
             self._end(sequence, reason)
 
@@ -242,7 +244,11 @@ class Worker:
 
 def broken(error: BaseException) -> EngineError:
     """What callers are told of an ``error`` that nobody foresaw."""
-    found = EngineError(f"the engine broke: {type(error).__name__}: {printable(str(error))}", "run the command again")
+    try:
+        said = printable(str(error))
+    except Exception:  # its own words broke as well
+        said = "no words of its own"
+    found = EngineError(f"the engine broke: {type(error).__name__}: {said}", "run the command again")
     found.__cause__ = error
     return found
 

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from valley_cli.api import FrameSelection, Media, MediaLimits
-from valley_cli.errors import LibraryError, RefusedError, SourceError, UsageError
+from valley_cli.errors import LibraryError, RefusedError, SourceError, UsageError, option
 from valley_cli.media.clip.child import Budget, Child, ChildLateError, ChildLostError, StoppedError
 from valley_cli.media.fetch.read import Cancelled
 from valley_cli.media.picture.image import not_media
 from valley_cli.text import CLIPS, PICTURES, SNIFF_BYTES, moves, sniff
 
 FIRST_SHARE_S = 60.0  # of the time, for the attempt with decord; the second has the rest
-HURRY = "choose fewer --frames or a shorter part, or raise VALLEY_CLIP_TIMEOUT"
+HURRY = f"choose fewer {option('frames')} or a shorter part, or raise VALLEY_CLIP_TIMEOUT"
 
 T = TypeVar("T")
 Message = tuple[dict[str, Any], bytes | None]
@@ -70,7 +70,7 @@ class Reader:
             limit = self._limits.clip_timeout_s
             raise RefusedError(self._media.name, f"could not be decoded within {limit:g} s", HURRY) from None
         except ChildLostError:
-            hint = "if memory is short take fewer --frames, else convert it: ffmpeg -i CLIP new.mp4"
+            hint = f"if memory is short take fewer {option('frames')}, else convert it: ffmpeg -i CLIP new.mp4"
             raise SourceError(self._media.name, "the decoder was killed or crashed, twice", hint) from None
         except StoppedError:
             raise SourceError(self._media.name, "reading was stopped") from None

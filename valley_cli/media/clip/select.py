@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from valley_cli.api import FrameSelection
-from valley_cli.errors import UsageError
+from valley_cli.errors import UsageError, option
 
 MAX_MOMENTS = 4096  # of one clip; no model's context holds more pictures
 CLOSE_S = 0.0005  # times are typed in milliseconds: 0.567 means the frame at 0.56666
@@ -29,8 +29,8 @@ def select(times_s: Sequence[float], duration_s: float, wanted: FrameSelection) 
     """
     check_selection(wanted)
     if wanted.at_s:
-        return [_on_screen(times_s, _inside(at, duration_s, "--at")) for at in wanted.at_s]
-    start = _inside(wanted.start_s, duration_s, "--start") if wanted.start_s is not None else 0.0
+        return [_on_screen(times_s, _inside(at, duration_s, option("at"))) for at in wanted.at_s]
+    start = _inside(wanted.start_s, duration_s, option("start")) if wanted.start_s is not None else 0.0
     end = duration_s if wanted.end_s is None else min(wanted.end_s, duration_s)
     if wanted.fps is not None:
         return _at_rate(times_s, start, end, wanted.fps, wanted.max_frames)
@@ -45,12 +45,19 @@ def check_selection(wanted: FrameSelection) -> None:
     if any(number is not None and not (math.isfinite(number) and number >= 0) for number in numbers):
         raise UsageError("times and rates of frames must be numbers from 0 up")
     if wanted.fps == 0 or wanted.frame_rate == 0:
-        raise UsageError("a rate of 0 frames a second shows nothing", "give --fps a number above 0")
-    for name, count in (("--frames", wanted.frames), ("--max-frames", wanted.max_frames), ("--at", len(wanted.at_s))):
-        if (count is not None and not (name == "--at" or count >= 1)) or (count or 0) > MAX_MOMENTS:
+        raise UsageError("a rate of 0 frames a second shows nothing", f"give {option('fps')} a number above 0")
+    for name, count in (
+        (option("frames"), wanted.frames),
+        (option("max_frames"), wanted.max_frames),
+        (option("at"), len(wanted.at_s)),
+    ):
+        if (count is not None and not (name == option("at") or count >= 1)) or (count or 0) > MAX_MOMENTS:
             raise UsageError(f"{name}: {count} is not between 1 and {MAX_MOMENTS}")
     if wanted.at_s and (wanted.fps, wanted.start_s, wanted.end_s) != (None, None, None):
-        raise UsageError("--at names the moments itself", "leave --fps, --start and --end out")
+        raise UsageError(
+            f"{option('at')} names the moments itself",
+            f"leave {option('fps')}, {option('start')} and {option('end')} out",
+        )
     if wanted.end_s is not None and wanted.end_s < (wanted.start_s or 0.0):
         raise UsageError(f"the end ({wanted.end_s:g} s) comes before the start ({wanted.start_s or 0:g} s)")
 
@@ -61,7 +68,7 @@ def _at_rate(times_s: Sequence[float], start: float, end: float, fps: float, max
     if max_frames is not None and count > max_frames:
         return [_on_screen(times_s, start + index / fps) for index in uniform(count, max_frames)]
     if count > MAX_MOMENTS:
-        hint = "choose a lower --fps, or give --max-frames"
+        hint = f"choose a lower {option('fps')}, or give {option('max_frames')}"
         raise UsageError(f"{fps:g} frames a second over {end - start:.1f} s are {count} frames", hint)
     return [_on_screen(times_s, start + index / fps) for index in range(count)]
 

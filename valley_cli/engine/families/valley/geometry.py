@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from valley_cli.errors import PromptError
+from valley_cli.errors import PromptError, option
 
 PATCH = 14
 MERGE = 2
@@ -141,6 +141,6 @@ def patch_size(fetched_wh: tuple[int, int], min_pixels: int | None, max_pixels: 
     if h < FACTOR or w < FACTOR:
         raise PromptError(
             f"a picture of {fetched_wh[0]}x{fetched_wh[1]} pixels vanishes under max_pixels {high}",
-            "raise --max-pixels",
+            f"raise {option('max_pixels')}",
         )
     return w, h

@@ -23,7 +23,7 @@ from valley_cli.engine.families.valley.preprocess import (
     preprocess,
 )
 from valley_cli.engine.families.valley.prompt import END_OF_TURN, IMAGE_ID, Prompt, check_placeholders, place_pictures
-from valley_cli.errors import PromptError, UsageError
+from valley_cli.errors import PromptError, UsageError, option
 from valley_cli.media.request import MediaReader, Reading, ReadTimings, Source
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ class Preparer:
         prompt = self.files.prompts.build(turns, request.think, escaped=not request.exact)
         check_placeholders(prompt, len(images))
         if request.exact and _too_long(prompt.text):
-            raise PromptError(f"a message is longer than {MAX_PART_CHARACTERS} characters", "leave --exact out")
+            raise PromptError(
+                f"a message is longer than {MAX_PART_CHARACTERS} characters", f"leave {option('exact')} out"
+            )
         plans = tuple(plan_picture(source.size_wh, len(images), options) for source in images)
         used = prompt.n_placeholders
         costs = tuple(self._cost(source.name, plan) for source, plan in zip(images[:used], plans[:used], strict=True))
@@ -136,9 +138,14 @@ class Preparer:
         """Raises UsageError for what the model's family does not have."""
         config = self.files.config
         if request.flavour == "github" and not (config.siglip and config.vit):
-            raise UsageError("the github flavour knows models with two towers only", "leave --flavour github out")
+            raise UsageError(
+                "the github flavour knows models with two towers only", f"leave {option('flavour')} github out"
+            )
         if request.think and self.info and self.info.think_system_prompt is None:
-            raise UsageError(f"{self.info.name} does not think", "leave --think out, or choose -m valley2.5")
+            raise UsageError(
+                f"{self.info.name} does not think",
+                f"leave {option('think')} out, or choose {option('model')} valley2.5",
+            )
 
     def with_defaults(self, request: Request) -> Request:
         """Fill in what the family decides: the answer's longest length, and the thinking system prompt."""
@@ -161,7 +168,9 @@ class Preparer:
             attached.append(len(found))
             sources += found
         if most is not None and len(sources) > most and any(attached):
-            raise PromptError("the github flavour takes at most 8 pictures", "attach fewer, or use --flavour hf")
+            raise PromptError(
+                "the github flavour takes at most 8 pictures", f"attach fewer, or use {option('flavour')} hf"
+            )
         if not sources and request.exact:
             sources, unplaced = [Source("(black picture)", (3, 3), black_picture)], 1
         return sources, attached, unplaced

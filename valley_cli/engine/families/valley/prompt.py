@@ -11,7 +11,7 @@ from typing import Any
 from valley_cli.api import Flavour, Message
 from valley_cli.engine.checkpoint.literal import IMAGE, Escaper, unescape
 from valley_cli.engine.checkpoint.tokenizer import TextTokenizer
-from valley_cli.errors import ModelError, PromptError
+from valley_cli.errors import ModelError, PromptError, option
 
 IMAGE_ID = -200
 WRAPPED_IMAGE = "<im_start><image><im_end>"
@@ -76,7 +76,9 @@ def _place_github(turns: list[Turn], counts: list[int], n_pictures: int, placeho
     """The GitHub chat class: no system prompt, no space between placeholders, surplus ones deleted (spec 11)."""
     turns = turns[1:]
     if any("<video>" in turn["content"] for turn in turns):
-        raise PromptError("the github flavour cannot take <video> in a message", "leave it out, or use --flavour hf")
+        raise PromptError(
+            "the github flavour cannot take <video> in a message", f"leave it out, or use {option('flavour')} hf"
+        )
     for turn, count in zip(turns, counts[1:], strict=True):
         if count and IMAGE not in turn["content"]:
             turn["content"] = IMAGE * count + "\n" + turn["content"]
