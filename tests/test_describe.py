@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -378,3 +380,17 @@ def test_wrong_usage_ends_with_its_exit_code_and_the_word_at_fault(
     captured = capsys.readouterr()
     assert words in captured.err
     assert captured.out == ""
+
+
+def test_vv_logs_what_the_engine_does_and_nothing_else_does(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("valley_cli")
+    try:
+        assert inside("describe", PICTURE, *TINY) == 0
+        assert "engine.run.worker" not in capsys.readouterr().err
+        assert inside("describe", PICTURE, *TINY, "-vv") == 0
+        shown = capsys.readouterr()
+        assert re.search(r"^\d\d:\d\d:\d\d\.\d\d\d valley_cli\.engine\.run\.worker: loaded in ", shown.err, re.M)
+        assert "valley_cli" not in shown.out
+    finally:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)

@@ -97,6 +97,7 @@ class Settings:
     stats: bool = option(False, "Times, tokens and memory on stderr.", group="screen", slash=True)
     quiet: bool = option(False, "Only the answer and errors.", group="screen", short="-q")
     verbose: bool = option(False, "Name the stages in a pipe too.", group="screen", short="-v")
+    log: bool = option(False, "Log what the engine does, with times.", group="screen", short="-vv")
     debug: bool = option(False, "Show the traceback of an error.", group="screen", rank=1)
     no_color: bool = option(False, "No colours.", group="screen")
     preview: bool = option(False, "Show what is looked at in the terminal.", group="screen", slash=True, rank=-1)

@@ -86,7 +86,7 @@ class Asked:
 
 
 @app.command()
-@opt.with_settings(opt.pick(*opt.ANSWER, "json", "quiet", "debug"))
+@opt.with_settings(opt.pick(*opt.ANSWER, "json", "quiet", "log", "debug"))
 def batch(
     settings: Settings,
     file: File = None,

@@ -49,7 +49,7 @@ class Figures:
 
 
 @app.command()
-@opt.with_settings(opt.pick("model", *opt.ENGINE, "json", "quiet", "verbose", "debug"))
+@opt.with_settings(opt.pick("model", *opt.ENGINE, "json", "quiet", "verbose", "log", "debug"))
 def bench(
     settings: Settings,
     tokens: Tokens = 128,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from valley_cli.media.request import MediaReader, ReadTimings
 if TYPE_CHECKING:
     from valley_cli.engine.run.runner import Runner
 
+log = logging.getLogger(__name__)
 AUTO_CUDA, AUTO_OTHER = "valley2-dpo", "valley-mini"
 ROOM_BESIDE_WEIGHTS = 1.15  # cache and activations
 
@@ -50,6 +52,7 @@ def open_local(options: EngineOptions, on_stage: OnStage = unheard) -> LocalEngi
     """The engine for ``options.model``, downloading it if it is not here. Raises ModelError."""
     model = choose_model(options) if options.model == "auto" else options.model
     checkpoint = resolve_checkpoint(model, revision=options.revision, offline=options.offline, on_stage=on_stage)
+    log.info("%s is read from %s", checkpoint.name, checkpoint.folder)
     return LocalEngine(open_model(checkpoint.folder, checkpoint.info), checkpoint.name, options)
 
 
@@ -161,6 +164,7 @@ class _Asked:
         prepared = model.prepare(plan, engine.media, answer.read_timings, begin=engine._start)
         worker = engine._start()  # where there is no picture; a damaged one is said at once, not after loading
         self._media_s = time.perf_counter() - answer.began
+        log.debug("read %d pictures in %.3f s", len(plan.costs), self._media_s)
         self._plan = PromptPlan(plan.costs, plan.prompt_tokens, plan.notes)
         del plan  # which holds pictures
         sequence = self._sequence(request, prepared, room)

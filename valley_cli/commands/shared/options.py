@@ -60,6 +60,8 @@ def with_settings(shared: dict[str, Any]) -> Callable[[Callable[..., int | None]
 
         def command(**values: Any) -> None:
             settings = load_settings({name: values.pop(name) for name in shared})
+            if settings.log:
+                start_log()
             with early_ends(settings.debug):
                 code = body(settings, **values)
             if code:
@@ -76,6 +78,17 @@ def with_settings(shared: dict[str, Any]) -> Callable[[Callable[..., int | None]
         return command
 
     return decorate
+
+
+def start_log() -> None:
+    """Send what valley's modules log to stderr, a line each."""
+    import logging  # needed for that only
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(name)s: %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("valley_cli")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG)
 
 
 def prompt_file(value: str | None) -> str | None:

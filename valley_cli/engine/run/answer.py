@@ -6,6 +6,7 @@ himself: the caller waits neither for a slow address nor for the step under way,
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -20,6 +21,7 @@ from valley_cli.media.request import ReadTimings
 if TYPE_CHECKING:
     from valley_cli.engine.schedule.sequence import Sequence
 
+log = logging.getLogger(__name__)
 _LAST_WAIT_S = 0.5  # for the thread that reads: it ends the process that decodes a clip
 
 Item = Event | FinishReason | BaseException
@@ -79,6 +81,7 @@ class LocalAnswer:
             with self.limit.of_reading():
                 self._read(self)
         except BaseException as error:
+            log.debug("a request could not be made ready: %s", error)
             self.events.put(without_locals(error))
 
     def _is_counted(self) -> bool:

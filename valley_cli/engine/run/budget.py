@@ -6,6 +6,7 @@ and the cache shrinks. A request fails only when it is alone and memory runs out
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from valley_cli.engine.schedule.scheduler import Scheduler
@@ -15,6 +16,7 @@ from valley_cli.errors import RoomError, option
 if TYPE_CHECKING:
     from valley_cli.engine.run.runner import Runner
 
+log = logging.getLogger(__name__)
 LESS = f"send fewer or smaller pictures, or lower {option('max_new_tokens')} or {option('max_pixels')}"
 
 
@@ -87,6 +89,7 @@ class Budget:
     def _resize(self, tokens: int) -> bool:
         """Give the cache ``tokens`` rows, at least what is in use. False: that was too much, and now it is empty."""
         moves = self.scheduler.resize(tokens)
+        log.info("the cache is made %d tokens long, %d answers may run", tokens, self.scheduler.allowed)
         try:
             self.runner.resize(self.scheduler.allocator.tokens, moves)
         except (RuntimeError, MemoryError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import random
 import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from valley_cli.engine.run.runner import Runner
     from valley_cli.engine.run.sampler import SamplerState
 
+log = logging.getLogger(__name__)
 MAX_RUNNING = 64
 # Of a prompt, read at once, so that others, and whoever cancels, wait for no more than that. It bounds activations too
 # (benchmarks/prefill_memory.py says by how much): 0.7 GB for 32,768 tokens of Valley2 on CUDA; at once, 7 GB.
@@ -105,6 +107,7 @@ class Worker:
         self._scheduler.piece_tokens = PIECE_TOKENS[budget.runner.device.type]
         self._loaded_at = time.perf_counter()
         self.load_s = self._loaded_at - start
+        log.info("loaded in %.2f s; the cache may hold %d tokens", self.load_s, budget.most_tokens)
         while self._take_new(budget):
             for sequence in self._scheduler.cancelled():
                 self._end(sequence, "cancelled")
@@ -115,6 +118,7 @@ class Worker:
     def _give_up(self, error: BaseException) -> None:
         """The thread ends: every request, now and later, gets the reason."""
         failure = error if isinstance(error, ValleyError) else broken(error)
+        log.info("the engine ends: %s", failure, exc_info=error)
         with self._lock:
             self._failure = failure
             for sequence in self._unanswered:
@@ -135,6 +139,9 @@ class Worker:
             return
         except (Exception, KeyboardInterrupt) as error:  # Python's own Ctrl-C never comes to this thread
             failure: BaseException = without_locals(error)
+            log.info(
+                "a step of %d prompts and %d answers failed", len(step.prefill), len(step.decode), exc_info=failure
+            )
         if ran_out_of_memory(failure) and budget.on_out_of_memory():
             for sequence in self._scheduler.everyone():
                 sequence.sampler = None  # nobody knows what it drew in the step that failed
@@ -195,6 +202,9 @@ class Worker:
             assert sequence.slot is not None
             sequence.wait_s = sequence.wait_s or begun - max(sequence.arrived_at, self._loaded_at)
             sequence.events.put(Stage("reading the prompt"))
+            log.debug(
+                "request %d: %d tokens, %d of them known", sequence.number, sequence.prompt_tokens, sequence.length
+            )
             runner.attach_slot(sequence.slot, sequence.reused_tokens, sequence.source)
             sequence.source, prepared = None, sequence.payload
             units, items = prepared.units, prepared.items
@@ -238,6 +248,7 @@ class Worker:
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         self._scheduler.release(sequence)
+        log.debug("request %d: %s after %d tokens", sequence.number, reason, len(sequence.new_ids))
         sequence.finish(reason)
         self._unanswered.discard(sequence)
 
