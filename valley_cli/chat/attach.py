@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -55,21 +56,25 @@ class Attacher:
         return Attachment(media, held)
 
     def _hold_picture(self, media: Media) -> Media:
-        from valley_cli.media.fetch.read import read_bytes
-        from valley_cli.media.picture.image import open_image
+        from valley_cli.media.request import MediaReader, ReadTimings
 
-        data = read_bytes(media, self.limits)
-        open_image(data, media.name, self.limits)
-        return Media(media.name, data=data)
+        reader, timings = MediaReader(self.limits), ReadTimings(on_stage=self.on_stage)
+        data = reader.read(media, timings)
+        held = Media(media.name, data=data)
+        reader.picture(held, True, lambda: data, timings)
+        return held
 
     def _hold_clip(self, media: Media) -> Media:
-        from valley_cli.media.clip.clip import open_clip, sampled
+        from valley_cli.media.clip.clip import sampled
+        from valley_cli.media.request import MediaReader, ReadTimings
 
-        with open_clip(media, self.limits) as clip:
-            frames = clip.frames(lambda done, total: self.on_stage(Stage("reading frames", done, total, "frames")))
-            for note in clip.notes:
+        reader, timings = MediaReader(self.limits), ReadTimings(on_stage=self.on_stage)
+        with ExitStack() as clips:
+            clip = reader.open_clip(media, timings, clips)
+            decoded = reader.frames(None, lambda: clip, timings)
+            for note in decoded.notes:
                 self.on_note(f"{media.name}: {note}")
-            return sampled(media, frames)
+            return sampled(media, decoded.frames)
 
     def hold_if_there(self, media: Media) -> tuple[Attachment, SourceError | None]:
         """As ``hold``; what a saved conversation names but is gone is kept by name, and the model does not see it."""

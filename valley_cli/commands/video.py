@@ -138,14 +138,11 @@ def open_clips(
     media: tuple[Media, ...], wanted: FrameSelection, limits: MediaLimits, status: StatusLine, stack: ExitStack
 ) -> list[tuple[Media, Clip]]:
     """The clips, their frames chosen; ``stack`` keeps them open. Raises SourceError, UsageError."""
-    from valley_cli.media.clip.clip import open_clip  # Pillow
+    from valley_cli.media.request import MediaReader, ReadTimings  # Pillow
 
-    def fetched(done: int, total: int) -> None:
-        status.stage(Stage("fetching", done, total, "bytes"))
-
-    clips = []
+    reader, timings, clips = MediaReader(limits), ReadTimings(on_stage=status.stage), []
     for handle in media:
-        clip = stack.enter_context(open_clip(replace(handle, selection=wanted), limits, on_progress=fetched))
+        clip = reader.open_clip(replace(handle, selection=wanted), timings, stack)
         if len(media) > 1:
             clip.rest()
         clips.append((handle, clip))

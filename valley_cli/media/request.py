@@ -1,4 +1,7 @@
-"""The pictures and clips of one request -> pictures with sizes. No torch."""
+"""The one road from media to pictures: fetched, decoded in turn, cached, given up when nobody waits. No torch.
+
+The engine's requests take it, and so do the commands that look at pictures and clips themselves.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,9 @@ class MediaReader:
     def open_clip(self, media: Media, timings: ReadTimings, clips: ExitStack) -> Clip:
         """A clip that ``clips`` keeps open, its frames chosen. Raises SourceError."""
         with _fetching(timings):
-            look = clips.enter_context(open_clip_file(media, self._limits, cancelled=timings.give_up))
+            fetched = partial(timings.tell, "fetching", unit="bytes")
+            found = open_clip_file(media, self._limits, cancelled=timings.give_up, on_progress=fetched)
+            look = clips.enter_context(found)
         with self.decoding(timings):
             return clips.enter_context(look())
 
