@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -389,3 +390,20 @@ def test_clips_are_rows_as_pictures_are(tmp_path: Path, capsys: Captured) -> Non
 def test_in_quiet_only_errors_of_the_run_are_said(tmp_path: Path, capsys: Captured) -> None:
     _, _, err = run(tmp_path, [*asking(2), "{"], capsys, "-q")
     assert err == ""
+
+
+def test_rows_through_a_pipe_with_a_name_find_pictures_as_those_of_standard_input_do(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``valley batch <(make-rows)``: a relative picture lies in the folder one stands in."""
+    shutil.copy(PICTURE, tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    reading, writing = os.pipe()
+    os.write(writing, json.dumps({"image": "a.png", "max_new_tokens": 2}).encode() + b"\n")
+    os.close(writing)
+    try:
+        assert batch(f"/dev/fd/{reading}") == 0
+    finally:
+        os.close(reading)
+    (record,) = read_records(capsys.readouterr().out)
+    assert record["status"] == "ok"

@@ -488,3 +488,11 @@ def test_links_to_files_are_files_for_everyone(tmp_path: Path) -> None:
     assert read_bytes(Media("a", path=str(tmp_path / "link"), typed=False), QUICK) == JPEG
     with pytest.raises(SourceError):
         read_bytes(Media("a", path=str(tmp_path / "round"), typed=False), QUICK)
+
+
+def test_links_that_lead_in_a_circle_are_no_stream(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    with pytest.raises(SourceError) as caught:
+        read_bytes(Media("loop.png", path=str(loop), typed=False), MediaLimits())
+    assert "stream" not in str(caught.value)

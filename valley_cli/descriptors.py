@@ -36,4 +36,4 @@ def names_descriptor(path: str) -> bool:
             path = os.path.join(os.path.dirname(path), os.readlink(path))
     except (OSError, ValueError):  # no path at all, as opening it will say
         return False
-    return True
+    return False  # links that lead in a circle, or too far: opening says so

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from valley_cli.api import Media
+from valley_cli.descriptors import names_descriptor
 from valley_cli.errors import SourceError, UsageError
 from valley_cli.text import printable
 
@@ -70,7 +71,8 @@ def open_input(path: str) -> Input:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a file name"
         raise SourceError(name, reason.lower(), "give a file of JSON lines, or - for standard input") from None
-    return Input(path, os.path.dirname(path) or ".", lambda: read_lines(stream, name), stream)
+    folder = "" if names_descriptor(path) else os.path.dirname(path)  # rows through a pipe: as those of ``-``
+    return Input(path, folder or ".", lambda: read_lines(stream, name), stream)
 
 
 def input_of_images(media: tuple[Media, ...], prompt: str) -> Input:

@@ -150,8 +150,9 @@ class Worker:
                     self._scheduler.preempt(sequence)
         elif len(step.prefill) > 1:  # one of them is at fault: each is tried alone
             for sequence in sorted(step.prefill, key=lambda s: -s.number):
-                sequence.reads_alone = True
-                self._scheduler.preempt(sequence)
+                if sequence.slot:  # else it has ended
+                    sequence.reads_alone, sequence.sampler = True, None
+                    self._scheduler.preempt(sequence)
         else:
             for sequence in step.prefill or step.decode or ((first,) if first else ()):
                 self._fail(sequence, failure)
