@@ -145,11 +145,11 @@ class Worker:
         if ran_out_of_memory(failure) and budget.on_out_of_memory():
             for sequence in self._scheduler.everyone():
                 sequence.sampler = None  # nobody knows what it drew in the step that failed
-            for sequence in step.prefill:
+            for sequence in reversed(step.prefill):  # the first to come is the first again
                 if sequence.slot and sequence.unread is None:  # where it continues from may be gone
                     self._scheduler.preempt(sequence)
         elif len(step.prefill) > 1:  # one of them is at fault: each is tried alone
-            for sequence in sorted(step.prefill, key=lambda s: -s.number):
+            for sequence in reversed(step.prefill):
                 if sequence.slot:  # else it has ended
                     sequence.reads_alone, sequence.sampler = True, None
                     self._scheduler.preempt(sequence)
