@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from training import fonts, shifted, textures
+from training import fonts, textures
 from training.shapes import draw_shape
 from training.world import PHOTOGRAPH, Scene, Text, Thing
 
@@ -47,13 +47,11 @@ def draw_background(scene: Scene) -> Image.Image:
     """The scene's background: one colour, a gradient, noise or a texture over one colour, or a photograph."""
     dice, size_wh = np.random.default_rng(scene.seed), (scene.width, scene.height)
     if scene.style == PHOTOGRAPH:
-        return textures.crop(dice, size_wh, scene.shifted, 0.4)
+        return textures.crop(dice, size_wh, 0.4)
     if scene.style == "plain":
         return Image.new("RGB", size_wh, scene.rgb)
     if scene.style == "textured":
-        added = textures.texture(scene.seed, size_wh, scene.shifted)
-    elif scene.shifted:
-        added = shifted.background(dice, scene.style, scene.height, scene.width)
+        added = textures.texture(scene.seed, size_wh)
     else:
         added = (_ramp if scene.style == "gradient" else _grains)(dice, scene.height, scene.width)
     pixels = np.array(scene.rgb, np.float32) + added
@@ -94,10 +92,7 @@ def draw(scene: Scene) -> Drawing:
     image = draw_background(scene)
     owner = Image.new("L", image.size, 0)
     for number, thing in enumerate(scene.things, 1):
-        if scene.shifted:
-            shifted.draw_thing(image, thing, number, owner)
-        else:  # 1: hard edges, as naive drawings have
-            draw_thing(image, thing, number, owner, 1 + scene.seed % 4)
+        draw_thing(image, thing, number, owner, 1 + scene.seed % 4)  # 1: hard edges, as naive drawings have
     texts = (*((scene.text,) if scene.text else ()), *scene.crowd)
     characters = tuple(character for text in texts for character in draw_text(image, text))
     if scene.quality:

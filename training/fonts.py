@@ -1,6 +1,6 @@
 """The fonts that are there: Pillow's own, DejaVu where it is installed, and those that ``training/fetch.sh`` fetched.
 
-``HELD_OUT`` families are never trained on; the shifted questions are written in them.
+``HELD_OUT`` families are never trained on.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ AnyFont = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @cache
-def names(held_out: bool = False) -> tuple[str, ...]:
-    """Fonts to train with, or those held out: "bundled" and paths. Slanted and hair-thin ones are left out."""
+def names() -> tuple[str, ...]:
+    """Fonts to train with: "bundled" and paths. Slanted and hair-thin ones are left out."""
     fetched = [path for path in sorted(FETCHED.glob("*.[ot]tf")) if not UNUSUAL.search(path.stem)]
-    if held_out:
-        return tuple(str(path) for path in fetched if path.stem.startswith(HELD_OUT)) or (BUNDLED,)
     dejavu = [str(folder / name) for folder in DEJAVU_FOLDERS for name in DEJAVU_FILES if (folder / name).is_file()]
     return (BUNDLED, *dejavu, *(str(path) for path in fetched if not path.stem.startswith(HELD_OUT)))
 

@@ -7,9 +7,9 @@ import colorsys
 import numpy as np
 from PIL import Image
 
-from training import phrases, textures
+from training import textures
 from training.draw import draw
-from training.phrases import Forms, ask
+from training.phrases import ask
 from training.questions import Question, join, sentence
 from training.world import COLOURS, PHOTOGRAPH, Dice, Scene
 
@@ -21,8 +21,8 @@ def photograph(rng: Dice) -> tuple[list[Scene], list[Question]]:
     """A part of a photograph (none were fetched: a fractal texture) and what to say of it."""
     width, height = rng.randint(120, 480), rng.randint(120, 480)
     quality = rng.randint(40, 92) if rng.random() < 0.5 else 0
-    style = PHOTOGRAPH if textures.photographs(rng.shifted) else "textured"
-    scene = Scene(width, height, "", style, (128, 128, 128), rng.getrandbits(32), (), None, rng.shifted, quality)
+    style = PHOTOGRAPH if textures.photographs() else "textured"
+    scene = Scene(width, height, "", style, (128, 128, 128), rng.getrandbits(32), quality=quality)
     return [scene], questions_about(rng, draw(scene).image)
 
 
@@ -67,9 +67,9 @@ def questions_about(rng: Dice, image: Image.Image) -> list[Question]:
     """Questions whose answers follow from the pixels."""
     main, level, where = judged(image)
     told = f"a photograph, {level}, mostly {join(main)}{f', lighter at the {where}' if where else ''}"
-    found = [Question("describe photograph", ask(rng, phrases.DESCRIBE), f"{sentence(told)} {ONLY_DRAWINGS}")]
-    found.append(Question("light", ask(rng, phrases.LIGHT), sentence(level)))
-    found.append(Question("main colours", ask(rng, phrases.MAIN_COLOURS), sentence(join(main))))
-    others: tuple[Forms, ...] = (phrases.COUNT, phrases.SHAPE_ONLY, phrases.SHAPES)
+    found = [Question("describe photograph", ask(rng, "describe"), f"{sentence(told)} {ONLY_DRAWINGS}")]
+    found.append(Question("light", ask(rng, "light"), sentence(level)))
+    found.append(Question("main colours", ask(rng, "main_colours"), sentence(join(main))))
+    others: tuple[str, ...] = ("count", "shape_only", "shapes")
     found.append(Question("photograph", ask(rng, rng.choice(others)), f"This is a photograph. {ONLY_DRAWINGS}"))
     return found

@@ -36,10 +36,10 @@ def empty_scene(rng: Dice, sides: tuple[int, int] | None = None, narrowest: floa
         width, height = height, width
     name = rng.choice(tuple(world.BACKGROUNDS) if rng.rich else world.PLAIN_BACKGROUNDS)
     style = rng.choices(world.STYLES, (0.3, 0.2, 0.2, 0.3) if rng.rich else (1, 1, 1, 0))[0]
-    rgb = world.shade(rng, name, world.BACKGROUNDS, world.SHIFTED_BACKGROUNDS, world.BACKGROUND_VARIED)
+    rgb = world.shade(rng, world.BACKGROUNDS[name], world.BACKGROUND_VARIED)
     quality = rng.randint(40, 92) if rng.rich and rng.random() < 0.4 else 0
     seed = rng.getrandbits(32)
-    return Scene(width, height, name, style, rgb, seed, shifted=rng.shifted, quality=quality, rich=rng.rich)
+    return Scene(width, height, name, style, rgb, seed, quality=quality, rich=rng.rich)
 
 
 def make_thing(rng: Dice, scene: Scene, x: float, y: float, radius: float, size: str) -> Thing:
@@ -120,9 +120,8 @@ def lone_thing(rng: Dice, scene: Scene) -> Thing:
 
 
 def pick_font(rng: Dice) -> str:
-    """A font's name: often a usual one, never one held out unless the dice are shifted."""
-    usual = not rng.shifted and rng.random() < USUAL_SHARE
-    return rng.choice(fonts.USUAL if usual else fonts.names(rng.shifted))
+    """A font's name: often a usual one."""
+    return rng.choice(fonts.USUAL if rng.random() < USUAL_SHARE else fonts.names())
 
 
 def text_colour(rng: Dice, scene: Scene) -> world.RGB:
@@ -185,14 +184,3 @@ def make_scene(
         return replace(scene, things=free_things(rng, scene, wanted) or ())
     chosen = sorted(rng.sample(cells, count))
     return replace(scene, things=tuple(thing_in_cell(rng, scene, c, s) for c, s in zip(chosen, wanted, strict=True)))
-
-
-def with_a_pair(rng: Dice, scene: Scene) -> Scene:
-    """The scene with one object's shape given to another one too."""
-    first, second = rng.sample(range(len(scene.things)), 2)
-    things = list(scene.things)
-    shape = things[first].shape
-    if (things[second].colour, shape) not in world.HELD_OUT_PAIRS:
-        fill = "filled" if shape == "ring" else things[second].fill
-        things[second] = replace(things[second], shape=shape, fill=fill)
-    return replace(scene, things=tuple(things))

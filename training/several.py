@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training import phrases
 from training.phrases import ask
 from training.questions import NUMBERS, Question, brief, name, only, sentence, with_article
 from training.scenes import make_scene, make_thing
@@ -29,19 +28,19 @@ def several_pictures(rng: Dice) -> tuple[list[Scene], list[Question]]:
     counts = (1, 1, 2) if number < 5 else (1,)
     scenes = [large_scene(rng, rng.choice(counts)) for _ in range(number)]
     overall = " ".join(f"Picture {i}: {brief(scene)}" for i, scene in enumerate(scenes, 1))
-    rest = [Question("pictures", ask(rng, phrases.HOW_MANY), sentence(NUMBERS[len(scenes)]))]
+    rest = [Question("pictures", ask(rng, "how_many"), sentence(NUMBERS[len(scenes)]))]
     everything = tuple(thing for scene in scenes for thing in scene.things)
     for number, scene in enumerate(scenes, 1):
-        rest.append(Question("what in", ask(rng, phrases.WHAT_IN, number=str(number)), brief(scene)))
+        rest.append(Question("what in", ask(rng, "what_in", number=str(number)), brief(scene)))
         if scene.things:
             rest += which(rng, number, rng.choice(scene.things), everything)
     missing, colour, _ = pick_look(rng, (127, 127, 127))
     if not any((t.shape, t.colour) == (missing, colour) for t in everything):
         words = f"{colour} {missing}"
-        question = ask(rng, phrases.WHICH, a_thing=with_article(words))
+        question = ask(rng, "which", a_thing=with_article(words))
         rest.append(Question("which none", question, NOT_IN_ANY.format(thing=words)))
     rng.shuffle(rest)
-    return scenes, [Question("describe several", ask(rng, phrases.DESCRIBE_SEVERAL), overall), *rest]
+    return scenes, [Question("describe several", ask(rng, "describe_several"), overall), *rest]
 
 
 def which(rng: Dice, number: int, thing: Thing, everything: tuple[Thing, ...]) -> list[Question]:
@@ -49,7 +48,7 @@ def which(rng: Dice, number: int, thing: Thing, everything: tuple[Thing, ...]) -
     if not only(everything, shape=thing.shape, colour=thing.colour):
         return []
     words = thing.shape if only(everything, shape=thing.shape) and rng.random() < 0.6 else name(thing)
-    return [Question("which", ask(rng, phrases.WHICH, a_thing=with_article(words)), f"Picture {number}.")]
+    return [Question("which", ask(rng, "which", a_thing=with_article(words)), f"Picture {number}.")]
 
 
 def changed_pictures(rng: Dice) -> tuple[list[Scene], list[Question]]:
@@ -58,11 +57,11 @@ def changed_pictures(rng: Dice) -> tuple[list[Scene], list[Question]]:
     while not before.things:
         before = large_scene(rng, 1)
     after, told = change(rng, before)
-    asked = [Question("changed", ask(rng, phrases.CHANGED), told) for _ in range(2)]
+    asked = [Question("changed", ask(rng, "changed"), told) for _ in range(2)]
     overall = f"Picture 1: {brief(before)} Picture 2: {brief(after)}"
-    asked.append(Question("describe several", ask(rng, phrases.DESCRIBE_SEVERAL), overall))
+    asked.append(Question("describe several", ask(rng, "describe_several"), overall))
     for number, scene in ((1, before), (2, after)):
-        asked.append(Question("what in", ask(rng, phrases.WHAT_IN, number=str(number)), brief(scene)))
+        asked.append(Question("what in", ask(rng, "what_in", number=str(number)), brief(scene)))
     return [before, after], asked
 
 

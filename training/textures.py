@@ -19,15 +19,15 @@ Floats = NDArray[np.float32]
 
 
 @cache
-def photographs(held_out: bool) -> tuple[Image.Image, ...]:
-    """The photographs to train with, or those held out; none where nothing was fetched."""
-    found = [path for path in sorted(FOLDER.glob("*.*")) if (path.stem in HELD_OUT) == held_out]
+def photographs() -> tuple[Image.Image, ...]:
+    """The photographs to train with; none where nothing was fetched."""
+    found = [path for path in sorted(FOLDER.glob("*.*")) if path.stem not in HELD_OUT]
     return tuple(Image.open(path).convert("RGB") for path in found)
 
 
-def crop(dice: np.random.Generator, size_wh: tuple[int, int], held_out: bool, smallest: float) -> Image.Image:
+def crop(dice: np.random.Generator, size_wh: tuple[int, int], smallest: float) -> Image.Image:
     """A part of a photograph, at least ``smallest`` of what fits, perhaps mirrored, scaled to ``size_wh``."""
-    pictures = photographs(held_out)
+    pictures = photographs()
     picture = pictures[dice.integers(len(pictures))]
     fit = min(picture.width / size_wh[0], picture.height / size_wh[1]) * dice.uniform(smallest, 1.0)
     width, height = max(2.0, size_wh[0] * fit), max(2.0, size_wh[1] * fit)
@@ -49,11 +49,11 @@ def fractal(dice: np.random.Generator, size_wh: tuple[int, int]) -> Floats:
     return np.asarray(mixed.resize(size_wh, Image.Resampling.BICUBIC), np.float32)
 
 
-def texture(seed: int, size_wh: tuple[int, int], held_out: bool) -> Floats:
+def texture(seed: int, size_wh: tuple[int, int]) -> Floats:
     """[height, width, 3] of mean 0, to be added to a background's colour."""
     dice = np.random.default_rng(seed)
-    if photographs(held_out) and dice.random() < (1.0 if held_out else 0.65):
-        found = np.asarray(crop(dice, size_wh, held_out, 0.25), np.float32)
+    if photographs() and dice.random() < 0.65:
+        found = np.asarray(crop(dice, size_wh, 0.25), np.float32)
     else:
         found = fractal(dice, size_wh)
     found = found - found.mean((0, 1))
