@@ -23,18 +23,16 @@ TOWER_WEIGHTS = {
 }
 DECODER_WEIGHTS = {"shape": 0.5, "colour": 0.5, "size": 0.5, "cell": 1.0, "row": 0.5, "column": 0.5, "change": 1.0}
 EVERYWHERE = ("background", "style", "row", "column")  # labels without a "none" class
-NONE_WEIGHT = 0.3
+NONE_WEIGHT, NO_CHARACTER = 0.3, 0.03  # of patches that show no object, no character
 Scores = dict[str, float]
 
 
 class DenseHead(nn.Module):
     """One linear layer for several labels, and optionally for offsets and mask."""
 
-    def __init__(
-        self, width: int, weights: dict[str, float], geometry: bool, none_weights: dict[str, float] | None = None
-    ) -> None:
+    def __init__(self, width: int, weights: dict[str, float], geometry: bool) -> None:
         super().__init__()
-        self.weights, self.geometry, self.none_weights = weights, geometry, none_weights or {}
+        self.weights, self.geometry = weights, geometry
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sum(CLASSES[name] for name in weights) + geometry * (OFFSETS + SUBGRID**2))
 
@@ -47,7 +45,7 @@ class DenseHead(nn.Module):
         for (name, weight), logits in zip(self.weights.items(), parts, strict=False):
             target = labels.classes[:, NAMES.index(name)]
             here = torch.ones_like(target, dtype=torch.bool) if name in EVERYWHERE else target > 0
-            share = torch.where(here, 1.0, self.none_weights.get(name, NONE_WEIGHT))
+            share = torch.where(here, 1.0, NO_CHARACTER if "character" in name else NONE_WEIGHT)
             each = F.cross_entropy(logits, target, reduction="none")
             loss = loss + weight * (each * share).sum() / share.sum()
             if here.any():
@@ -62,16 +60,9 @@ class DenseHead(nn.Module):
 
 
 class DenseHeads(nn.Module):
-    """Both heads; used in training only and never exported. ``no_character``: weight of tokens without one."""
+    """Both heads; used in training only and never exported."""
 
-    def __init__(self, width: int, no_character: float = NONE_WEIGHT) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        none_weights = {"left character": no_character, "right character": no_character}
-        self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True, none_weights=none_weights)
+        self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True)
         self.decoder = DenseHead(width, DECODER_WEIGHTS, geometry=False)
-
-    @torch.no_grad()
-    def load_first(self, state: dict[str, Tensor]) -> None:
-        """Load heads that may lack the last labels; those start anew."""
-        for name, own in self.state_dict().items():
-            own[: len(state[name])] = state[name]

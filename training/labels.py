@@ -11,7 +11,7 @@ from PIL import Image
 
 from training.draw import Drawing
 from training.shapes import SHAPES
-from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, UNNAMED, Scene
+from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, Scene
 
 SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
 MAX_GRID = 6
@@ -43,9 +43,6 @@ class PictureLabels:
     classes: torch.Tensor
     offsets: torch.Tensor
     mask: torch.Tensor
-
-    def to(self, device: torch.device) -> PictureLabels:
-        return PictureLabels(self.classes.to(device), self.offsets.to(device), self.mask.to(device))
 
     @staticmethod
     def concatenate(parts: list[PictureLabels]) -> PictureLabels:
@@ -99,8 +96,11 @@ def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
         points = (owners == number).sum(1)
         here = points > covered
         covered = np.maximum(covered, points)
-        colour = NOT_LEARNED if thing.colour == UNNAMED else 1 + tuple(COLOURS).index(thing.colour)
-        classes[here, :3] = (1 + SHAPES.index(thing.shape), colour, 1 + SIZES.index(thing.size))
+        classes[here, :3] = (
+            1 + SHAPES.index(thing.shape),
+            1 + tuple(COLOURS).index(thing.colour),
+            1 + SIZES.index(thing.size),
+        )
         classes[here, column["cell"]] = thing.cell + 1
         x, y = (thing.x + left) * grid / side, (thing.y + top) * grid / side
         offsets[here] = np.stack([x - columns - 0.5, y - rows - 0.5, 0 * rows + thing.radius * grid / side], 1)[here]

@@ -6,7 +6,7 @@ of a head; S samples, R slots, L positions of a slot (``training.rows`` tells wh
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +35,6 @@ class ModelConfig:
     vision_num_heads: int = 4
     vision_mlp_ratio: int = 4
     merger_hidden_dim: int = 512
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
