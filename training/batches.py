@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data import SLOT, Sample
+from training.dense import PROBE
 from training.labels import PictureLabels
-from training.model import Layout
+from training.model import Layout, ValleyMini
 from training.rows import IGNORE, PICTURE
 
 STEP = 16  # lengths of prefixes and slots are multiples of it
@@ -140,3 +141,17 @@ def _group_pictures(samples: list[Sample], places: list[Place], ids_T: NDArray[n
         )
         for group in groups.values()
     ]
+
+
+def seen(model: ValleyMini, batch: Batch) -> list[Tensor]:
+    """The tower's tokens [n, H] of each group of pictures."""
+    return [model.see(group.pixels_NHWC).flatten(0, 1) for group in batch.pictures]
+
+
+def answer_logits(model: ValleyMini, batch: Batch, towers: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """(logits [N, vocabulary] of the answers' tokens, probed hidden states [T, H])."""
+    tokens = towers if towers is not None else seen(model, batch)
+    slots = [group.slots_N for group in batch.pictures]
+    x_TH = model.embed(batch.ids_T, list(zip(tokens, slots, strict=True)))
+    hidden, probed = model.model(x_TH, batch.layout, PROBE)
+    return model.logits(hidden), probed

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training import clips, crowds, photographs, questions, several, talk
+from training import clips, questions, scenes, several, talk
 from training.draw import draw
 from training.labels import PictureLabels, label_picture, mark_changes
 from training.questions import Question, sentence
@@ -146,9 +146,8 @@ MAKERS: dict[str, Callable[[Dice], tuple[list[Scene], list[Question]]]] = {
     "several": several.several_pictures,
     "changed": several.changed_pictures,
     "clips": clips.clip,
-    "photographs": photographs.photograph,
     "reading": reading,
-    "crowded": lambda rng: ([crowds.crowded_scene(rng)], []),
+    "crowded": lambda rng: ([scenes.crowded_scene(rng)], []),
 }
 TALKS: dict[str, Callable[[Dice], talk.Conversation]] = {"conversations": talk.conversation, "talk": talk.talk}
 

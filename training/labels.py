@@ -11,7 +11,7 @@ from PIL import Image
 
 from training.draw import Drawing
 from training.shapes import SHAPES
-from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, Scene
+from training.world import BACKGROUNDS, CHARACTERS, COLOURS, SIZES, STYLES, Scene
 
 SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
 MAX_GRID = 6
@@ -23,7 +23,7 @@ CLASSES = {  # label -> number of classes; 0 means "none" except for row and col
     "left character": 1 + len(CHARACTERS),
     "right character": 1 + len(CHARACTERS),
     "background": 1 + len(BACKGROUNDS),
-    "style": 2 + len(STYLES),
+    "style": 1 + len(STYLES),
     "cell": 10,
     "row": MAX_GRID,
     "column": MAX_GRID,
@@ -88,9 +88,9 @@ def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
     rows, columns = np.divmod(np.arange(tokens), grid)
     classes[:, column["row"]], classes[:, column["column"]] = rows, columns
     outside = (owners == 255).mean(1) > 0.5
-    ground = 1 + tuple(BACKGROUNDS).index(scene.background) if scene.background else 0
+    ground = 1 + tuple(BACKGROUNDS).index(scene.background)
     classes[:, column["background"]] = np.where(outside, 0, ground)
-    classes[:, column["style"]] = np.where(outside, 0, 1 + (*STYLES, PHOTOGRAPH).index(scene.style))
+    classes[:, column["style"]] = np.where(outside, 0, 1 + STYLES.index(scene.style))
     covered = np.full(tokens, 1)  # an object must cover at least 2 of the 16 points
     for number, thing in enumerate(scene.things, 1):
         points = (owners == number).sum(1)

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import world
-from training.answers import answer_logits, quick_scores, seen
-from training.batches import Batch, collate, parted
+from training.batches import Batch, answer_logits, collate, parted, seen
 from training.curriculum import Stage, dense_weight, lr_factor, stage_at
 from training.data import random_sample
 from training.dense import DenseHeads
@@ -29,8 +28,7 @@ MUON_LR, ADAM_LR = 0.02, 2e-3
 MAX_GRADIENT = 2.0
 LEAST_DENSE = 0.5  # weight of the dense labels of pictures about which nothing is asked
 LOG_EVERY_STEPS = 25
-SAVE_EVERY_S, SCORE_EVERY_S = 60, 600
-SCORED = 48  # held-out samples of the quick scores
+SAVE_EVERY_S = 60
 MEAN_DECAY = 0.99  # of the running mean of the weights, per step; less at first
 MAX_COUNTED_STEP_S = 60.0  # a longer step (the machine slept) does not use up the run's time
 
@@ -167,17 +165,13 @@ class Trainer:
             self.noted.clear()
 
     def run(self) -> None:
-        """Train until the time is used up, saving and scoring on the way."""
-        saved = scored = self.last_step = time.monotonic()
+        """Train until the time is used up, saving on the way."""
+        saved = self.last_step = time.monotonic()
         while self.elapsed_s < self.job.limit_s:
             self.train_step()
             if self.job.rank == 0 and time.monotonic() - saved > SAVE_EVERY_S:
                 self.save()
                 saved = time.monotonic()
-            if self.job.rank == 0 and time.monotonic() - scored > SCORE_EVERY_S and not self.only_looked:
-                scores = quick_scores(self.mean, self.encoder, SCORED)
-                self.log("scores " + " ".join(f"{kind}={value:.2f}" for kind, value in scores.items()))
-                scored = time.monotonic()
         if self.job.rank == 0:
             self.save()
             self.log(f"done step {self.step} {self.elapsed_s / 60:.1f}min")

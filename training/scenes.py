@@ -9,7 +9,7 @@ from training import fonts, world
 from training.world import DIGITS, LETTERS, SIZES, Dice, Scene, Text, Thing, pick_look, place_of, vary
 
 SMALL_DIAMETER, LARGE_DIAMETER = (0.14, 0.18), (0.25, 0.31)  # fractions of the longer side
-RICH_SHARE, USUAL_SHARE = 0.25, 0.4  # of the scenes; of the texts: in Pillow's own font or DejaVu
+RICH_SHARE = 0.25  # of the scenes
 BORDER = 0.03  # a centre keeps this share of the side away from a border between two places
 COUNTS, COUNT_WEIGHTS = range(world.MAX_OBJECTS + 1), (0.02, 0.25, 0.22, 0.2, 0.17, 0.14)
 ASPECTS = ((1.0, 1.0, 0.45), (0.75, 1.0, 0.3), (0.5, 0.75, 0.19), (1 / 3, 0.5, 0.06))  # from, to, share
@@ -119,11 +119,6 @@ def lone_thing(rng: Dice, scene: Scene) -> Thing:
     return make_thing(rng, scene, x, y, radius, "large")
 
 
-def pick_font(rng: Dice) -> str:
-    """A font's name: often a usual one."""
-    return rng.choice(fonts.USUAL if rng.random() < USUAL_SHARE else fonts.names())
-
-
 def text_colour(rng: Dice, scene: Scene) -> world.RGB:
     """Mostly nearly black or white, whichever is seen on the background."""
     dark = sum(scene.rgb) < 380
@@ -138,7 +133,7 @@ def add_text(rng: Dice, scene: Scene, row: int) -> Scene:
     kind = rng.random()
     alphabet = LETTERS if kind < 0.7 else DIGITS
     content = rng.choice(world.WORDS) if kind < 0.3 else "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 4)))
-    font = pick_font(rng)
+    font = rng.choice(fonts.NAMES)
     height = int(min(max(scene.width, scene.height) * rng.uniform(0.18, 0.3), 0.4 * scene.height))
     while fonts.load(font, height).getlength(content) > scene.width * 0.86:
         height -= 1
@@ -184,3 +179,29 @@ def make_scene(
         return replace(scene, things=free_things(rng, scene, wanted) or ())
     chosen = sorted(rng.sample(cells, count))
     return replace(scene, things=tuple(thing_in_cell(rng, scene, c, s) for c, s in zip(chosen, wanted, strict=True)))
+
+
+def crowded_scene(rng: Dice) -> Scene:
+    """Rows of characters, each in a font, size and colour of its own. Nothing is asked of them.
+
+    Their dense labels teach the tower to read: one shows it ten times as many characters as another scene.
+    """
+    scene = empty_scene(rng, None, 0.34)
+    longest, rows = max(scene.width, scene.height), []
+    y = scene.height * rng.uniform(0.02, 0.15)
+    while True:
+        height = max(8, int(longest * rng.uniform(0.14, 0.3)))
+        if y + 1.15 * height > scene.height:
+            break
+        name = rng.choice(fonts.NAMES)
+        font, alphabet = fonts.load(name, height), rng.choice((LETTERS, LETTERS, DIGITS, world.CHARACTERS))
+        content, room = "", scene.width * rng.uniform(0.5, 0.97)
+        while font.getlength(content) < room:
+            content += rng.choice(alphabet)
+        content = content[:-1]
+        half = font.getlength(content) / 2
+        x = rng.uniform(half, scene.width - half) if 2 * half < scene.width else scene.width / 2
+        if content:
+            rows.append(Text(content, name, height, x, y + 0.57 * height, text_colour(rng, scene)))
+        y += height * rng.uniform(1.05, 1.5)
+    return replace(scene, crowd=tuple(rows))

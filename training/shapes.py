@@ -41,10 +41,7 @@ def _moon(bite: float, points: int = 24) -> list[Point]:
     centre = (edge * edge + tip * tip - bite * bite) / (2 * (edge - bite))  # through the tips and (bite, 0)
     radius = math.hypot(edge - centre, tip)
     inner = math.asin(tip / radius)
-    if centre > edge:
-        back = [math.pi + inner - 2 * inner * i / points for i in range(1, points)]
-    else:
-        back = [-inner - (2 * math.pi - 2 * inner) * i / points for i in range(1, points)]
+    back = [math.pi + inner - 2 * inner * i / points for i in range(1, points)]
     shape = [(math.cos(t), math.sin(t)) for t in out]
     return [(x + 0.3, y) for x, y in shape + [(centre + radius * math.cos(t), radius * math.sin(t)) for t in back]]
 

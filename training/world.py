@@ -34,7 +34,6 @@ HELD_OUT_PAIRS = tuple(  # never drawn in training
 )
 PLAIN_SHAPES, PLAIN_BACKGROUNDS = SHAPES[:8], tuple(BACKGROUNDS)[:6]  # of scenes that are not rich
 STYLES = ("plain", "gradient", "noisy", "textured")
-PHOTOGRAPH = "photograph"
 FILLS = ("filled", "filled", "filled", "filled", "outlined", "bordered")
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 SIZES = ("small", "large")
