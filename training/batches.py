@@ -11,7 +11,6 @@ from torch import Tensor
 
 from training.data import SLOT, Sample
 from training.dense import PROBE
-from training.labels import PictureLabels
 from training.model import Layout, ValleyMini
 from training.rows import IGNORE, PICTURE
 
@@ -27,7 +26,7 @@ class Pictures:
 
     pixels_NHWC: Tensor
     slots_N: Tensor
-    labels: PictureLabels
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _group_pictures(samples: list[Sample], places: list[Place], ids_T: NDArray[n
         Pictures(
             torch.from_numpy(np.concatenate(list(group.values()))),
             torch.from_numpy(np.concatenate([part for number in group for part in tokens[number]])),
-            PictureLabels.concatenate([labels for number in group for labels in samples[number].labels]),
+            torch.cat([labels for number in group for labels in samples[number].labels]),
         )
         for group in groups.values()
     ]

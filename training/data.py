@@ -11,10 +11,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from training import clips, questions, scenes, several, talk
 from training.draw import draw
-from training.labels import PictureLabels, label_picture, mark_changes
+from training.labels import label_picture, mark_changes
 from training.questions import Question, sentence
 from training.rows import Row, branch_length, branches_row, turns_row
 from training.scenes import make_scene
@@ -67,7 +68,7 @@ class Sample:
     """One conversation's pictures (uint8 pixels [n, side, side, 3] and labels) and questions."""
 
     pixels_NHWC: NDArray[np.uint8] | None
-    labels: list[PictureLabels]
+    labels: list[Tensor]
     asked: list[Question]
     row: Row
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from training.draw import Drawing
 from training.shapes import SHAPES
 from training.world import BACKGROUNDS, CHARACTERS, COLOURS, SIZES, STYLES, Scene
 
-SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
+SUBGRID = 4  # a merged patch is looked at in SUBGRID x SUBGRID points
 MAX_GRID = 6
 NOT_LEARNED = -100  # a label that counts neither for nor against: cross entropy leaves it out
 CLASSES = {  # label -> number of classes; 0 means "none" except for row and column
@@ -30,40 +29,19 @@ CLASSES = {  # label -> number of classes; 0 means "none" except for row and col
     "change": 2,  # 1 where the second of two pictures shows something else than the first
 }
 NAMES = tuple(CLASSES)
-OFFSETS = 3  # x and y to the object's centre, radius; in merged patches
 
 
-@dataclass(frozen=True)
-class PictureLabels:
-    """Labels of one picture, or of several after each other; first axis: merged patches.
-
-    ``classes``: [tokens, len(NAMES)] int64. ``offsets``: [tokens, 3]. ``mask``: [tokens, 16], 1 on an object.
-    """
-
-    classes: torch.Tensor
-    offsets: torch.Tensor
-    mask: torch.Tensor
-
-    @staticmethod
-    def concatenate(parts: list[PictureLabels]) -> PictureLabels:
-        return PictureLabels(
-            torch.cat([part.classes for part in parts]),
-            torch.cat([part.offsets for part in parts]),
-            torch.cat([part.mask for part in parts]),
-        )
-
-
-def mark_changes(scenes: list[Scene], labels: list[PictureLabels]) -> None:
+def mark_changes(scenes: list[Scene], labels: list[Tensor]) -> None:
     """Fill in the label "change" of the second of two pictures of one scene; nowhere else is it learned.
 
     Of unrelated pictures and of clips nearly every object would be a change: no reason to compare.
     """
     change, look = NAMES.index("change"), [NAMES.index("shape"), NAMES.index("colour")]
     for picture in labels:
-        picture.classes[:, change] = NOT_LEARNED
+        picture[:, change] = NOT_LEARNED
     if len(scenes) == 2 and scenes[0].seed == scenes[1].seed:
         before, after = labels
-        after.classes[:, change] = (before.classes[:, look] != after.classes[:, look]).any(1)
+        after[:, change] = (before[:, look] != after[:, look]).any(1)
 
 
 def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, float, int]:
@@ -78,12 +56,11 @@ def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, floa
     return points.reshape(grid * grid, SUBGRID**2), left, top, side
 
 
-def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
-    """Labels on a grid of ``grid`` x ``grid`` merged patches over the padded square."""
+def label_picture(scene: Scene, drawing: Drawing, grid: int) -> Tensor:
+    """int64 [grid * grid, len(NAMES)]: the classes of each merged patch of the padded square."""
     owners, left, top, side = _owners(drawing, grid)
     tokens = grid * grid
     classes = np.zeros((tokens, len(NAMES)), np.int64)
-    offsets = np.zeros((tokens, OFFSETS), np.float32)
     column = {name: number for number, name in enumerate(NAMES)}
     rows, columns = np.divmod(np.arange(tokens), grid)
     classes[:, column["row"]], classes[:, column["column"]] = rows, columns
@@ -102,12 +79,9 @@ def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
             1 + SIZES.index(thing.size),
         )
         classes[here, column["cell"]] = thing.cell + 1
-        x, y = (thing.x + left) * grid / side, (thing.y + top) * grid / side
-        offsets[here] = np.stack([x - columns - 0.5, y - rows - 0.5, 0 * rows + thing.radius * grid / side], 1)[here]
     for x, y, character in drawing.characters:
         token_x, token_y = (x + left) * grid / side, (y + top) * grid / side
         token = min(grid - 1, int(token_y)) * grid + min(grid - 1, int(token_x))
         half = "left character" if token_x % 1 < 0.5 else "right character"
         classes[token, column[half]] = CHARACTERS.index(character) + 1
-    mask = ((owners > 0) & (owners < 255)).astype(np.float32)
-    return PictureLabels(torch.from_numpy(classes), torch.from_numpy(offsets), torch.from_numpy(mask))
+    return torch.from_numpy(classes)
