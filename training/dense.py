@@ -37,8 +37,8 @@ class DenseHead(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss, and the accuracy of each label where there is something to see."""
-        parts = self.out(self.norm(tokens.float())).split([CLASSES[name] for name in self.weights], -1)
-        loss, scores = tokens.new_zeros((), dtype=torch.float32), {}
+        parts = self.out(self.norm(tokens)).split([CLASSES[name] for name in self.weights], -1)
+        loss, scores = tokens.new_zeros(()), {}
         for (name, weight), logits in zip(self.weights.items(), parts, strict=True):
             target = labels[:, NAMES.index(name)]
             here = torch.ones_like(target, dtype=torch.bool) if name in EVERYWHERE else target > 0

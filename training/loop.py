@@ -91,7 +91,7 @@ class Trainer:
     def next_batches(self, stage: Stage) -> list[Batch]:
         """The samples of this step and process: a function of the seed, the step, the process and the stage only."""
         first = (self.job.seed << 40) + (self.step * self.job.workers + self.job.rank) * self.job.batch
-        rngs = [world.rng_for("train", first + number) for number in range(self.job.batch)]
+        rngs = [world.dice_for(first + number) for number in range(self.job.batch)]
         samples = [random_sample(self.encoder, rng, stage.mix) for rng in rngs]
         return [collate(part, self.encoder.pad_id) for part in parted(samples)]
 
@@ -99,13 +99,11 @@ class Trainer:
         """Dense labels alone, or answers with dense labels beside them."""
         only_looks = stage.looks_only or not any(sample.asked for sample in batch.samples)
         beside = dense_weight(progress)
-        with torch.autocast("cpu", torch.bfloat16):
-            towers = seen(self.model, batch)
-            dense = [self.heads.tower(t, group.labels) for t, group in zip(towers, batch.pictures, strict=True)]
-            if not only_looks:
-                logits, probed = answer_logits(self.model, batch, towers)
+        towers = seen(self.model, batch)
+        dense = [self.heads.tower(t, group.labels) for t, group in zip(towers, batch.pictures, strict=True)]
         if only_looks:
             return self._total(dense, "see") * (1.0 if stage.looks_only else max(LEAST_DENSE, beside))
+        logits, probed = answer_logits(self.model, batch, towers)
         each = F.cross_entropy(logits, batch.target_N, reduction="none")
         answers = (each * batch.weight_N).sum() / batch.weight_N.sum()
         self.noted["loss"].append(answers.item())

@@ -13,15 +13,15 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @torch.no_grad()
 def orthogonalise(updates_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Each matrix with its singular values brought close to 1 (quintic Newton-Schulz, bfloat16)."""
+    """Each matrix with its singular values brought close to 1 (quintic Newton-Schulz)."""
     tall = updates_NRC.shape[-2] > updates_NRC.shape[-1]
-    x = (updates_NRC.mT if tall else updates_NRC).bfloat16()
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    x = updates_NRC.mT if tall else updates_NRC
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):

@@ -19,7 +19,7 @@ TALK: list[tuple[list[str], str]] = [(talk["asked"], talk["answer"]) for talk in
 OPENINGS, MORE_OPENINGS, ENDINGS = (DATA["disturb"][key] for key in ("openings", "more_openings", "endings"))
 FILLERS, FUNCTION_WORDS = (DATA["disturb"][key].split() for key in ("fillers", "function_words"))
 SPELLINGS = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
-DISTURBED = 0.3  # of the training's questions
+DISTURBED = 0.3  # of the questions
 
 
 def disturbed(rng: Dice, question: str) -> str:
@@ -61,7 +61,7 @@ def held_out_pattern() -> re.Pattern[str]:
 def ask(rng: Dice, name: str, **parts: str) -> str:
     """A phrasing, filled in; now and then in American spelling, lower case, without full stop or with an opening."""
     question = rng.choice(FORMS[name]["trained"]).format(**parts)
-    if rng.training and rng.random() < DISTURBED:
+    if rng.random() < DISTURBED:
         other = disturbed(rng, question)
         question = question if held_out_pattern().fullmatch(bare(other)) else other
     if rng.random() < 0.3:

@@ -13,7 +13,7 @@ SIDES = (112, 300)
 NARROWEST = 0.56  # 16:9
 NUMBER, NUMBER_WEIGHTS = range(2, 9), (0.36, 0.24, 0.14, 0.09, 0.07, 0.05, 0.05)
 CHANGES = ("colour", "shape", "move", "appear", "disappear", "none")
-COUNTS, TRAINED_COUNTS = (1, 2, 2, 3), (1, 1, 1, 2, 2, 2, 3)  # of objects before a change
+COUNTS = (1, 1, 1, 2, 2, 2, 3)  # of objects before a change
 NOT_IN_ANY = "There is no {thing} in the pictures."
 
 
@@ -53,7 +53,7 @@ def which(rng: Dice, number: int, thing: Thing, everything: tuple[Thing, ...]) -
 
 def changed_pictures(rng: Dice) -> tuple[list[Scene], list[Question]]:
     """Two pictures of one scene that differ in one thing at most."""
-    before = large_scene(rng, rng.choice(TRAINED_COUNTS if rng.training else COUNTS))
+    before = large_scene(rng, rng.choice(COUNTS))
     while not before.things:
         before = large_scene(rng, 1)
     after, told = change(rng, before)
