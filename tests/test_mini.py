@@ -34,11 +34,11 @@ KINDS = (  # of the model card's bars; ten questions each
 )
 LOWEST = {"held-out": 0.95, "shifted": 0.89}  # three standard errors under the card's mean scores, .987 and .955
 SHOWN = {
-    "shapes.png": "A large red circle at the top left, a small blue square at the right and a large green triangle at the "
-    "bottom left on a plain white background.",
+    "shapes.png": "A large red circle at the top left, a small blue square at the right and a large green triangle at "
+    "the bottom left on a plain white background.",
     "star.png": "A large yellow star at the centre on a plain navy background.",
-    "three.png": "A small orange star at the top, a small orange star at the left and a small orange star at the bottom "
-    "right on a gradient beige background.",
+    "three.png": "A small orange star at the top, a small orange star at the left and a small orange star at the "
+    "bottom right on a gradient beige background.",
     "wide.png": "A small red cross at the top right and a small purple ring at the left on a plain mint background.",
     "heart.png": "A large pink heart at the bottom on a gradient black background.",
     "ring.png": "A large white ring at the bottom right on a plain grey background.",
@@ -108,7 +108,6 @@ def test_the_frozen_pictures_are_what_the_program_would_make_of_them(items: dict
         for item in items[split]:
             sides = {image.size for image in item.images()}
             assert sides in (set(), {(168, 168)} if item.pictures == 1 else {(112, 112)})
-            assert all(np.asarray(image).std() > 0 for image in item.images() if item.objects)
 
 
 def test_a_batch_is_right_about_the_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

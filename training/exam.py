@@ -38,16 +38,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Item:
-    """A conversation whose last turn is the question; answers before it are given. ``first``: number of its first tile.
-
-    ``objects``: (shape, colour, red, green, blue) of what its pictures show.
-    """
+    """A conversation whose last turn is the question; those before are given. ``first``: number of its first tile."""
 
     split: str
     kind: str
     turns: tuple[Turn, ...]
     first: int
-    objects: tuple[tuple[str, str, int, int, int], ...]
     system: str | None = None
 
     @property
@@ -72,8 +68,7 @@ def exam_items(split: str, per_kind: int = 10) -> list[Item]:
     found: dict[str, list[Item]] = {}
     for told in json.loads((EXAM / f"{split}.json").read_text()):
         turns = tuple(Turn(*turn) for turn in told["turns"])
-        objects = tuple((shape, colour, *rgb) for shape, colour, rgb in told["objects"])
-        item = Item(split, told["kind"], turns, told["first"], objects, told.get("system"))
+        item = Item(split, told["kind"], turns, told["first"], told.get("system"))
         found.setdefault(item.kind, []).append(item)
     return [item for items in found.values() for item in items[:per_kind]]
 

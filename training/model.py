@@ -22,7 +22,7 @@ EPS = 1e-6
 class ModelConfig:
     """Sizes; the defaults are valley-mini's."""
 
-    vocab_size: int = 720
+    vocab_size: int = 729
     hidden_size: int = 192
     num_hidden_layers: int = 6
     num_attention_heads: int = 4
