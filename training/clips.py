@@ -62,15 +62,13 @@ def _clip_questions(rng: Dice, thing: Thing, motion: str, later_colour: str) -> 
         "left": f"{subject} moves from right to left",
         "down": f"{subject} moves from top to bottom",
         "up": f"{subject} moves from bottom to top",
-        "colour": f"a {thing.shape} changes colour from {thing.colour} to {later_colour}",
+        "colour": f"{with_article(thing.shape)} changes colour from {thing.colour} to {later_colour}",
         "grow": f"{subject} grows",
         "shrink": f"{subject} shrinks",
         "appear": f"{subject} appears",
         "disappear": f"{subject} disappears",
         "still": f"{subject} stays still",
     }[motion]
-    if motion == "colour" and thing.shape == "arrow":
-        told = "an" + told.removeprefix("a")
     found = [Question("describe clip", ask(rng, "describe_clip"), sentence(told))]
     handle = thing.shape if motion == "colour" or rng.random() < 0.6 else name(thing)
     if motion in WAYS:

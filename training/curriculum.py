@@ -12,6 +12,9 @@ DENSE, DENSE_FADES_AT = 0.5, 0.9  # weight of the dense labels beside the answer
 LOOK_UPS = ("colour", "shape", "size", "where", "what at", "beside", "count shape", "count colour")
 HARD = ("side", "is it beside", "beside", "exists", "absent", "count", "count shape", "count colour", "what at")
 
+SEVERAL = {"several": 0.08, "changed": 0.08, "clips": 0.1}
+EVERYTHING = SEVERAL | {"reading": 0.22, "crowded": 0.1, "conversations": 0.12, "talk": 0.01}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -27,25 +30,7 @@ STAGES = (
     Stage("see", 0.12, Mix({"crowded": 0.25, "several": 0.08, "clips": 0.03}, text=0.3), looks_only=True),
     Stage("basics", 0.28, Mix(text=0.06, describe=0.8)),
     Stage("look-ups", 0.12, Mix(describe=0.3, focus=1.0, kinds=LOOK_UPS)),
-    Stage(
-        "everything",
-        0.48,
-        Mix(
-            {
-                "several": 0.08,
-                "changed": 0.08,
-                "clips": 0.1,
-                "reading": 0.22,
-                "crowded": 0.1,
-                "conversations": 0.12,
-                "talk": 0.01,
-            },
-            text=0.2,
-            describe=0.6,
-            focus=0.35,
-            kinds=HARD,
-        ),
-    ),
+    Stage("everything", 0.48, Mix(EVERYTHING, text=0.2, describe=0.6, focus=0.35, kinds=HARD)),
 )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from training import fonts
-from training.shapes import draw_shape
+from training.shapes import square_of, stencil
 from training.world import Scene, Text, Thing
 
 GRAINS = 168  # of the noise along the longer side, at least: the program looks at all pictures in one size
@@ -84,14 +84,11 @@ def draw_text(image: Image.Image, text: Text) -> tuple[tuple[float, float, str],
 
 def draw_thing(image: Image.Image, thing: Thing, number: int, owner: Image.Image, smooth: int) -> None:
     """Draw one object, and its number where it covers the picture."""
-    width = {"filled": 0.0, "bordered": BORDER}.get(
-        thing.fill, OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form)
-    )
-    inside, line, corner = draw_shape(thing, smooth, width)
-    if thing.fill != "outlined":
-        image.paste(thing.rgb, corner, inside)
-    if line is not None:
-        image.paste(thing.rgb if thing.fill == "outlined" else thing.line, corner, line)
+    inside, (corner, _) = stencil(thing, smooth), square_of(thing)
+    line = OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form)
+    image.paste(thing.rgb, corner, stencil(thing, smooth, line) if thing.fill == "outlined" else inside)
+    if thing.fill == "bordered":
+        image.paste(thing.line, corner, stencil(thing, smooth, BORDER))
     owner.paste(number, corner, inside.point(lambda value: 255 * (value > 100)))
 
 

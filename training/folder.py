@@ -15,14 +15,8 @@ from safetensors.torch import load_file, save_file
 from training.model import ModelConfig, ValleyMini
 from training.tokenizer import SHIPPED
 
-SHARED = (  # files that are the same in every model of this kind
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "chat_template.jinja",
-)
+SETTINGS = ("config", "generation_config", "preprocessor_config", "tokenizer_config", "tokenizer")
+SHARED = (*(f"{name}.json" for name in SETTINGS), "chat_template.jinja")  # the same in every model of this kind
 CARD = Path(__file__).with_name("card.md")
 NOT_MEASURED = "Not measured yet: `python -m training.evaluate FOLDER --card` fills this in."
 

@@ -65,19 +65,15 @@ def label_picture(scene: Scene, drawing: Drawing, grid: int) -> Tensor:
     rows, columns = np.divmod(np.arange(tokens), grid)
     classes[:, column["row"]], classes[:, column["column"]] = rows, columns
     outside = (owners == 255).mean(1) > 0.5
-    ground = 1 + tuple(BACKGROUNDS).index(scene.background)
-    classes[:, column["background"]] = np.where(outside, 0, ground)
+    classes[:, column["background"]] = np.where(outside, 0, 1 + tuple(BACKGROUNDS).index(scene.background))
     classes[:, column["style"]] = np.where(outside, 0, 1 + STYLES.index(scene.style))
     covered = np.full(tokens, 1)  # an object must cover at least 2 of the 16 points
     for number, thing in enumerate(scene.things, 1):
         points = (owners == number).sum(1)
         here = points > covered
         covered = np.maximum(covered, points)
-        classes[here, :3] = (
-            1 + SHAPES.index(thing.shape),
-            1 + tuple(COLOURS).index(thing.colour),
-            1 + SIZES.index(thing.size),
-        )
+        looks = SHAPES.index(thing.shape), tuple(COLOURS).index(thing.colour), SIZES.index(thing.size)
+        classes[here, :3] = np.add(looks, 1)
         classes[here, column["cell"]] = thing.cell + 1
     for x, y, character in drawing.characters:
         token_x, token_y = (x + left) * grid / side, (y + top) * grid / side

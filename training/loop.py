@@ -30,7 +30,6 @@ LEAST_DENSE = 0.5  # weight of the dense labels of pictures about which nothing 
 LOG_EVERY_STEPS = 25
 SAVE_EVERY_S = 60
 MEAN_DECAY = 0.99  # of the running mean of the weights, per step; less at first
-MAX_COUNTED_STEP_S = 60.0  # a longer step (the machine slept) does not use up the run's time
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Trainer:
             share = len(batch.samples) / self.job.batch
             (share * self.loss(batch, stage, progress)).backward()  # type: ignore[no-untyped-call]
         now = time.monotonic()
-        self.elapsed_s = self.average_gradients(self.elapsed_s + min(now - self.last_step, MAX_COUNTED_STEP_S))
+        self.elapsed_s = self.average_gradients(self.elapsed_s + now - self.last_step)
         self.last_step = now
         nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT)
         for optimizer in self.optimizers:

@@ -174,7 +174,7 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels_NHWC: Tensor) -> Tensor:
         patches_NPD = patches_of_pixels(pixels_NHWC)
-        cos, sin = (t.to(patches_NPD.device) for t in vision_rotary(patches_NPD.shape[1], self.head_dim))
+        cos, sin = vision_rotary(patches_NPD.shape[1], self.head_dim)
         x = self.patch_embed(patches_NPD)
         for block in self.blocks:
             x = block(x, cos, sin)

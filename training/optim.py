@@ -52,12 +52,10 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(modules: list[nn.Module], muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
     """Muon over the matrices of the first module except its embedding, AdamW over the rest of all modules."""
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for number, module in enumerate(modules):
-        for name, parameter in module.named_parameters():
-            use_muon = number == 0 and parameter.ndim == 2 and "embed_tokens" not in name
-            (matrices if use_muon else rest).append(parameter)
+    own = list(modules[0].named_parameters())
+    matrices = [parameter for name, parameter in own if parameter.ndim == 2 and "embed_tokens" not in name]
+    chosen = {id(parameter) for parameter in matrices}
+    rest = [parameter for module in modules for parameter in module.parameters() if id(parameter) not in chosen]
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, eps=1e-10)
     optimizers = [Muon(matrices, muon_lr), adam]
     for optimizer in optimizers:

@@ -64,10 +64,10 @@ def thing_in_cell(rng: Dice, scene: Scene, cell: int, size: str) -> Thing:
     """An object inside one cell of the 3x3 grid, clear of the cell's border where the cell is large enough."""
     cell_w, cell_h = scene.width / 3, scene.height / 3
     radius = diameter_for(rng, scene, size) / 2
-    row, column = divmod(cell, 3)
+    x, y = world.centre_of(cell, scene.width, scene.height)
     slack_x, slack_y = max(0.0, cell_w / 2 - radius * 1.05), max(0.0, cell_h / 2 - radius * 1.05)
-    x = (column + 0.5) * cell_w + rng.uniform(-1, 1) * min(slack_x, cell_w * 0.33)
-    y = (row + 0.5) * cell_h + rng.uniform(-1, 1) * min(slack_y, cell_h * 0.33)
+    x += rng.uniform(-1, 1) * min(slack_x, cell_w * 0.33)
+    y += rng.uniform(-1, 1) * min(slack_y, cell_h * 0.33)
     return make_thing(rng, scene, x, y, radius, size)
 
 
@@ -144,13 +144,6 @@ def add_text(rng: Dice, scene: Scene, row: int) -> Scene:
     return replace(scene, text=Text(content, font, height, rng.uniform(half, scene.width - half), y, rgb))
 
 
-def text_scene(rng: Dice, sides: tuple[int, int] | None) -> tuple[Scene, list[int]]:
-    """A scene with a word, and the cells that are left for objects."""
-    row = rng.randrange(3)
-    scene = add_text(rng, empty_scene(rng, sides or (112, 480), 0.5), row)
-    return scene, [cell for cell in range(9) if cell // 3 != row]
-
-
 def make_scene(
     rng: Dice,
     count: int | None = None,
@@ -161,7 +154,9 @@ def make_scene(
 ) -> Scene:
     """A scene; ``with_text`` is the chance of a word in it, ``count`` the number of objects (None: any)."""
     if rng.random() < with_text:
-        scene, cells = text_scene(rng, sides)
+        row = rng.randrange(3)
+        scene = add_text(rng, empty_scene(rng, sides or (112, 480), 0.5), row)
+        cells = [cell for cell in range(9) if cell // 3 != row]
         count = rng.choice((0, 0, 1, 1, 2)) if count is None else count
     else:
         scene, cells = empty_scene(rng, sides, narrowest), list(range(9))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from training import world
 from training.phrases import ask
 from training.questions import NUMBERS, Question, brief, name, only, sentence, with_article
 from training.scenes import make_scene, make_thing
-from training.world import HELD_OUT_PAIRS, PLACES, Dice, Scene, Thing, pick_look, place_of
+from training.world import HELD_OUT_PAIRS, PLACES, Dice, Scene, Thing, pick_look
 
 SIDES = (112, 300)
 NARROWEST = 0.56  # 16:9
@@ -68,8 +69,7 @@ def changed_pictures(rng: Dice) -> tuple[list[Scene], list[Question]]:
 def change(rng: Dice, before: Scene) -> tuple[Scene, str]:
     """The scene with one thing changed, and a sentence that says what."""
     kind = rng.choice(CHANGES)
-    index = rng.randrange(len(before.things))
-    thing = before.things[index]
+    thing = rng.choice(before.things)
     others = [t for t in before.things if t is not thing]
     if kind == "disappear":
         return replace(before, things=tuple(others)), sentence(f"{with_article(name(thing))} disappeared")
@@ -77,12 +77,13 @@ def change(rng: Dice, before: Scene) -> tuple[Scene, str]:
         free = free_place(rng, before, thing.radius)
         if free is None:
             return before, "Nothing changed."
-        if kind == "appear":
-            new = make_thing(rng, before, *free, thing.radius, "large")
-            return arranged(before, [*before.things, new]), sentence(f"{with_article(name(new))} appeared")
-        moved = replace(thing, x=free[0], y=free[1], cell=place_of(*free, before.width, before.height))
-        told = f"the {name(thing)} moved from the {PLACES[thing.cell]} to the {PLACES[moved.cell]}"
-        return arranged(before, [*others, moved]), sentence(told)
+        new = make_thing(rng, before, *free, thing.radius, "large")
+        told = f"{with_article(name(new))} appeared"
+        if kind == "move":
+            new = replace(thing, x=new.x, y=new.y, cell=new.cell)
+            told = f"the {name(thing)} moved from the {PLACES[thing.cell]} to the {PLACES[new.cell]}"
+        things = sorted([*(others if kind == "move" else before.things), new], key=lambda t: t.cell)
+        return replace(before, things=tuple(things)), sentence(told)
     if kind == "none":
         return before, "Nothing changed."
     new = other = thing
@@ -99,17 +100,12 @@ def change(rng: Dice, before: Scene) -> tuple[Scene, str]:
     return replace(before, things=tuple(new if t is thing else t for t in before.things)), sentence(told)
 
 
-def arranged(scene: Scene, things: list[Thing]) -> Scene:
-    return replace(scene, things=tuple(sorted(things, key=lambda t: t.cell)))
-
-
 def free_place(rng: Dice, scene: Scene, radius: float) -> tuple[float, float] | None:
     """The middle of a place in which nothing stands and an object of ``radius`` has room, or None."""
     taken = {t.cell for t in scene.things}
-    centres = [((c % 3 + 0.5) * scene.width / 3, (c // 3 + 0.5) * scene.height / 3) for c in range(9) if c not in taken]
     room = [
         (x, y)
-        for x, y in centres
+        for x, y in (world.centre_of(cell, scene.width, scene.height) for cell in range(9) if cell not in taken)
         if radius <= x <= scene.width - radius
         and radius <= y <= scene.height - radius
         and all((x - t.x) ** 2 + (y - t.y) ** 2 >= (0.8 * (radius + t.radius)) ** 2 for t in scene.things)

@@ -117,6 +117,11 @@ def place_of(x: float, y: float, width: float, height: float) -> int:
     return min(2, int(3 * y / height)) * 3 + min(2, int(3 * x / width))
 
 
+def centre_of(cell: int, width: int, height: int) -> tuple[float, float]:
+    """The middle of a cell."""
+    return (cell % 3 + 0.5) * width / 3, (cell // 3 + 0.5) * height / 3
+
+
 def vary(rng: Dice, rgb: RGB, amount: int = VARIED) -> RGB:
     """A colour close to ``rgb``."""
     red, green, blue = (min(255, max(0, value + rng.randint(-amount, amount))) for value in rgb)
