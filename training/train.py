@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,11 +39,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--per-kind", type=int, default=10, help="exam questions of every kind, at most")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.resume != (args.out / "checkpoint.pt").is_file():
+        parser.error(f"{args.out} holds {'no run' if args.resume else 'a run: give --resume or another --out'}")
+    return args
 
 
 def work(rank: int, args: argparse.Namespace) -> None:
     """One process's share of the run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # sent when the command is killed, and ignored behind a script's `&`
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if args.workers > 1:
