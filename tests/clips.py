@@ -17,7 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from valley_cli.api import FrameSelection
 from valley_cli.media.clip.types import Complaints
@@ -44,6 +44,29 @@ def read_number(image: Image.Image) -> int:
     if (upper == lower).any():
         raise ValueError(f"no number in this picture: {cells.tolist()}")
     return int("".join(str(int(bit)) for bit in upper), 2)
+
+
+def moving_circle(n_frames: int = 24) -> list[Image.Image]:
+    """A large red circle that goes from left to right on white."""
+    width, height, radius, finer = 224, 168, 24, 4
+    images = []
+    for number in range(n_frames):
+        x, y = radius + (0.06 + 0.88 * number / (n_frames - 1)) * (width - 2 * radius), height / 2
+        image = Image.new("RGB", (width * finer, height * finer), (244, 244, 244))
+        box = [finer * (x - radius), finer * (y - radius), finer * (x + radius), finer * (y + radius)]
+        ImageDraw.Draw(image).ellipse(box, fill=(215, 35, 35))
+        images.append(image.resize((width, height), Image.Resampling.BOX))
+    return images
+
+
+def write_images(images: Sequence[Image.Image], path: Path, rate: int) -> None:
+    """Pictures as H.264 in MP4, ``rate`` frames a second."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = *images[0].size, "yuv420p"
+        for image in images:
+            out.mux(stream.encode(av.VideoFrame.from_image(image)))
+        out.mux(stream.encode(None))
 
 
 def write_clip(

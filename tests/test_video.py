@@ -13,12 +13,9 @@ import pytest
 from PIL import Image
 
 from tests.answers import generate, price
-from tests.clips import read_number, write_clip, write_pictures
+from tests.clips import moving_circle, read_number, write_clip, write_images, write_pictures
 from tests.commands import Terminal, cold, inside
 from tests.conftest import IMAGES, SUBSET, VALLEY2, VALLEY25
-from training import make_examples
-from training.draw import draw
-from training.make_examples import moving
 from valley_cli.api import Done, EngineOptions, FrameSelection, Media, Message, Request, Sampling
 from valley_cli.engine import open_engine
 from valley_cli.media.clip.select import select, uniform
@@ -46,10 +43,9 @@ def test_uniform_is_numpys_linspace_truncated() -> None:
 def there_and_back(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A circle that goes right for 3 s and left for 3 s, as mp4, as GIF and as a folder of PNGs."""
     folder = tmp_path_factory.mktemp("clips")
-    scenes = moving("large red circle", "white")
-    scenes += scenes[::-1]
-    make_examples.write_clip(scenes, folder / "clip.mp4")
-    images = [draw(scene).image for scene in scenes]
+    images = moving_circle()
+    images += images[::-1]
+    write_images(images, folder / "clip.mp4", rate=8)
     images[0].save(folder / "clip.gif", save_all=True, append_images=images[1:], duration=125)
     (folder / "frames").mkdir()
     for number, image in enumerate(images):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training import phrases
 from training.phrases import ask
 from training.questions import Question, name, sentence, with_article
 from training.scenes import empty_scene, make_thing
@@ -63,26 +62,24 @@ def _clip_questions(rng: Dice, thing: Thing, motion: str, later_colour: str) -> 
         "left": f"{subject} moves from right to left",
         "down": f"{subject} moves from top to bottom",
         "up": f"{subject} moves from bottom to top",
-        "colour": f"a {thing.shape} changes colour from {thing.colour} to {later_colour}",
+        "colour": f"{with_article(thing.shape)} changes colour from {thing.colour} to {later_colour}",
         "grow": f"{subject} grows",
         "shrink": f"{subject} shrinks",
         "appear": f"{subject} appears",
         "disappear": f"{subject} disappears",
         "still": f"{subject} stays still",
     }[motion]
-    if motion == "colour" and thing.shape == "arrow":
-        told = "an" + told.removeprefix("a")
-    found = [Question("describe clip", ask(rng, phrases.DESCRIBE_CLIP), sentence(told))]
+    found = [Question("describe clip", ask(rng, "describe_clip"), sentence(told))]
     handle = thing.shape if motion == "colour" or rng.random() < 0.6 else name(thing)
     if motion in WAYS:
-        found.append(Question("direction", ask(rng, phrases.DIRECTION, thing=handle), sentence(motion)))
-    found.append(Question("clip change", ask(rng, phrases.CLIP_CHANGE, thing=handle), sentence(told)))
-    found.append(Question("clip shape", ask(rng, phrases.CLIP_SHAPE), sentence(with_article(thing.shape))))
+        found.append(Question("direction", ask(rng, "direction", thing=handle), sentence(motion)))
+    found.append(Question("clip change", ask(rng, "clip_change", thing=handle), sentence(told)))
+    found.append(Question("clip shape", ask(rng, "clip_shape"), sentence(with_article(thing.shape))))
     if motion == "colour":
-        found.append(Question("clip colour", ask(rng, phrases.LAST_COLOUR, thing=thing.shape), sentence(later_colour)))
+        found.append(Question("clip colour", ask(rng, "last_colour", thing=thing.shape), sentence(later_colour)))
     else:
-        found.append(Question("clip colour", ask(rng, phrases.COLOUR_OF, thing=thing.shape), sentence(thing.colour)))
-    asked = ask(rng, phrases.MOVES, thing=handle)
+        found.append(Question("clip colour", ask(rng, "colour_of", thing=thing.shape), sentence(thing.colour)))
+    asked = ask(rng, "moves", thing=handle)
     says_yes = (motion in WAYS) != ("stay" in asked)
     if "stay" not in asked or motion in (*WAYS, "still"):
         found.append(Question("moves", asked, "Yes." if says_yes else "No."))

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from training import clips, crowds, photographs, questions, several, talk
+from training import clips, questions, scenes, several, talk
 from training.draw import draw
-from training.labels import PictureLabels, label_picture, mark_changes
+from training.labels import label_picture, mark_changes
 from training.questions import Question, sentence
 from training.rows import Row, branch_length, branches_row, turns_row
-from training.scenes import make_scene, with_a_pair
-from training.tokenizer import SYSTEM, Encoder
+from training.scenes import make_scene
+from training.tokenizer import SHIPPED, SYSTEM, Encoder
 from training.world import Dice, Scene
-from valley_cli.engine.families.valley.preprocess import (
-    PreprocessOptions,
-    options_from_files,
-    plan_picture,
-    square_pad,
-    vit_view,
-)
+from valley_cli.engine.families.valley import preprocess
 
-SLOT, SHORTEST = 96, 12  # positions of a slot; of the shortest branch, about
-SLOTS = 2  # that a sample fills with questions about its pictures
+SLOT, SLOTS = 96, 2  # positions of a slot; slots that a sample fills with questions about its pictures
+SHORTEST = 12  # positions of the shortest question with its answer, about
 MOST_ASKED = 24  # questions about one picture, before those are left out that no slot has room for
 SIDE, SIDE_SEVERAL = 168, 112  # pixels of the square a picture is brought to, alone and among several
-PREPROCESSOR_CONFIG = {  # a little apart: at exactly SIDE**2 the published rounding gives some sizes 25 tokens
-    "image_aspect_ratio": "pad",
-    "min_pixels": SIDE * (SIDE - 1),
-    "max_pixels": SIDE * (SIDE + 1),
-    "multi_image_min_pixels": SIDE_SEVERAL * (SIDE_SEVERAL - 1),
-    "multi_image_max_pixels": SIDE_SEVERAL * (SIDE_SEVERAL + 1),
-}
+FOCUSED_OBJECTS = (2, 2, 3, 3, 4, 5)  # numbers of objects in pictures of which only some kinds are asked
 OTHER_SYSTEMS = ("", "Answer briefly.", "You are Valley, a helpful assistant.", "Be brief.", "You see drawings.")
 OTHER_SYSTEM_SHARE = 0.06
 ONE_WORD_SYSTEMS = ("Answer in one word.", "Answer with one word.", "Use one word.", "Answer in one word only.")
@@ -46,31 +36,24 @@ ONE_WORD_SHARE = 0.03  # of the single pictures
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the kinds of samples; what is left of 1 is single pictures."""
+    """What samples are made of. ``shares``: of each kind in MAKERS or TALKS; what is left of 1 is single pictures.
 
-    several: float = 0.0
-    changed: float = 0.0
-    clips: float = 0.0
-    conversations: float = 0.0
-    photographs: float = 0.0
-    talk: float = 0.0
-    crowded: float = 0.0  # nothing is asked about these
-    reading: float = 0.0  # pictures with a word, which is asked for
-    unnamed: float = 0.0  # pictures of objects in colours without a name: of shapes, numbers, sizes and places
-    text: float = 0.1  # of the single pictures: with a word in them
-    describe: float = 0.7  # of the single pictures: with the description among the questions
-    focus: float = 0.0  # of the single pictures: only ``kinds`` are asked, about ``objects`` objects
+    Of the single pictures, ``text`` is the share with a word in them, ``describe`` of those with the description among
+    the questions, ``focus`` of those of which only ``kinds`` are asked.
+    """
+
+    shares: dict[str, float] = field(default_factory=dict)
+    text: float = 0.1
+    describe: float = 0.7
+    focus: float = 0.0
     kinds: tuple[str, ...] = ()
-    objects: tuple[int, ...] = (2, 2, 3, 3, 4, 5)
-    rounds: int = 1  # how many times over ``kinds`` are asked of one picture
-    alike: float = 0.0  # of the focused pictures: with two objects of one shape
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a sample shows and asks. ``attached``: pictures of each turn of a conversation; None: branches.
+    """What a sample shows and asks. ``attached``: pictures of each turn of a conversation; None: separate questions.
 
-    ``slots``: so many slots are filled with branches, those that find no room are left out; 0: all are asked.
+    ``slots``: so many slots are filled with separate questions, those that find no room are left out; 0: all are asked.
     """
 
     scenes: list[Scene]
@@ -85,21 +68,26 @@ class Sample:
     """One conversation's pictures (uint8 pixels [n, side, side, 3] and labels) and questions."""
 
     pixels_NHWC: NDArray[np.uint8] | None
-    labels: list[PictureLabels]
+    labels: list[Tensor]
     asked: list[Question]
     row: Row
 
 
 @cache
-def preprocess_options() -> PreprocessOptions:
+def preprocess_options() -> preprocess.PreprocessOptions:
     """The program's reading of the checkpoint's own files."""
-    return options_from_files({"only_navit": True, "anyres": False}, PREPROCESSOR_CONFIG)
+    config, processor = (
+        json.loads((SHIPPED / f"{name}.json").read_text()) for name in ("config", "preprocessor_config")
+    )
+    return preprocess.options_from_files(config, processor)
 
 
 def pixels_of(images: list[Image.Image]) -> NDArray[np.uint8]:
     """uint8 [pictures, side, side, 3]: what the program's preprocessing brings them to, before it normalises."""
-    plans = [plan_picture(image.size, len(images), preprocess_options()) for image in images]
-    return np.stack([np.asarray(vit_view(square_pad(i), plan)) for i, plan in zip(images, plans, strict=True)])
+    plans = [preprocess.plan_picture(image.size, len(images), preprocess_options()) for image in images]
+    return np.stack(
+        [np.asarray(preprocess.vit_view(preprocess.square_pad(i), plan)) for i, plan in zip(images, plans, strict=True)]
+    )
 
 
 def make_sample(encoder: Encoder, task: Task) -> Sample:
@@ -109,28 +97,11 @@ def make_sample(encoder: Encoder, task: Task) -> Sample:
     pixels = pixels_of([drawing.image for drawing in drawings]) if drawings else None
     labels = [label_picture(scene, drawing, grid) for scene, drawing in zip(task.scenes, drawings, strict=True)]
     mark_changes(task.scenes, labels)
-    asked = task.asked
-    if task.attached is None:
-        if task.slots:
-            asked = fitting(encoder, asked, task.slots)
-        row = branches_row(encoder, len(drawings), grid * grid, asked, task.system)
-    else:
-        row = turns_row(encoder, task.attached[: len(asked)], grid * grid, asked, task.system)
-    return Sample(pixels, labels, asked, row)
-
-
-def packed(branches: list[tuple[int, int]], length: int) -> list[list[tuple[int, int]]]:
-    """Branches put into slots of ``length``, each into the first one with room; at least one slot."""
-    slots: list[list[tuple[int, int]]] = [[]]
-    free = [length]
-    for start, end in branches:
-        number = next((n for n, room in enumerate(free) if end - start <= room), len(free))
-        if number == len(free):
-            slots.append([])
-            free.append(length)
-        slots[number].append((start, end))
-        free[number] -= end - start
-    return slots
+    if task.attached is not None:
+        row = turns_row(encoder, task.attached[: len(task.asked)], grid * grid, task.asked, task.system)
+        return Sample(pixels, labels, task.asked, row)
+    asked = fitting(encoder, task.asked, task.slots) if task.slots else task.asked
+    return Sample(pixels, labels, asked, branches_row(encoder, len(drawings), grid * grid, asked, task.system))
 
 
 def fitting(encoder: Encoder, asked: list[Question], slots: int) -> list[Question]:
@@ -150,17 +121,20 @@ def fitting(encoder: Encoder, asked: list[Question], slots: int) -> list[Questio
 def single_task(rng: Dice, mix: Mix) -> Task:
     """Questions about one picture."""
     focused = rng.random() < mix.focus
-    scene = make_scene(rng, rng.choice(mix.objects)) if focused else make_scene(rng, None, mix.text)
-    if focused and rng.random() < mix.alike and len(scene.things) > 1:
-        scene = with_a_pair(rng, scene)
-    kinds = mix.kinds if focused else ()
+    scene = make_scene(rng, rng.choice(FOCUSED_OBJECTS)) if focused else make_scene(rng, None, mix.text)
     found = questions.ask_all(rng, scene)
     if rng.random() < ONE_WORD_SHARE:
         return Task([scene], one_word(found), None, rng.choice(ONE_WORD_SYSTEMS), SLOTS)
-    for _ in range(1, mix.rounds):
-        found += [q for q in questions.ask_all(rng, scene) if q.kind in kinds]
-    asked = questions.choose(rng, found, MOST_ASKED, mix.describe, kinds)
+    if focused:
+        found += [q for q in questions.ask_all(rng, scene) if q.kind in mix.kinds]
+    asked = questions.choose(rng, found, MOST_ASKED, mix.describe, mix.kinds if focused else ())
     return Task([scene], asked, slots=SLOTS)
+
+
+def one_word(found: list[Question]) -> list[Question]:
+    """The questions that one word answers, answered in one word."""
+    short = [replace(q, answer=sentence(re.sub("^(an?|at the) ", "", q.answer[:-1], flags=re.I))) for q in found]
+    return [q for q in short if " " not in q.answer]
 
 
 def reading(rng: Dice) -> tuple[list[Scene], list[Question]]:
@@ -171,44 +145,26 @@ def reading(rng: Dice) -> tuple[list[Scene], list[Question]]:
     return [scene], [*first, *(rng.sample(found[2:], 3))]
 
 
-def unnamed(rng: Dice) -> tuple[list[Scene], list[Question]]:
-    """A picture of objects whose colours have no name, and what can be asked of it all the same."""
-    rng.unnamed = True
-    scene = make_scene(rng, rng.choice((1, 1, 2, 2, 3, 4)))
-    rng.unnamed = False
-    asked = questions.without_colours(questions.ask_all(rng, scene) + questions.ask_all(rng, scene))
-    rng.shuffle(asked)
-    return [scene], asked[:MOST_ASKED]
-
-
-def one_word(found: list[Question]) -> list[Question]:
-    """The questions that one word answers, answered in one word."""
-    short = [replace(q, answer=sentence(re.sub("^(an?|at the) ", "", q.answer[:-1], flags=re.I))) for q in found]
-    return [q for q in short if " " not in q.answer]
+MAKERS: dict[str, Callable[[Dice], tuple[list[Scene], list[Question]]]] = {
+    "several": several.several_pictures,
+    "changed": several.changed_pictures,
+    "clips": clips.clip,
+    "reading": reading,
+    "crowded": lambda rng: ([scenes.crowded_scene(rng)], []),
+}
+TALKS: dict[str, Callable[[Dice], talk.Conversation]] = {"conversations": talk.conversation, "talk": talk.talk}
 
 
 def random_task(rng: Dice, mix: Mix) -> Task:
     """A training task of the mix."""
-    makers: list[tuple[float, Callable[[Dice], tuple[list[Scene], list[Question]]]]] = [
-        (mix.several, several.several_pictures),
-        (mix.changed, several.changed_pictures),
-        (mix.clips, clips.clip),
-        (mix.photographs, photographs.photograph),
-        (mix.reading, reading),
-        (mix.unnamed, unnamed),
-        (mix.crowded, lambda rng: ([crowds.crowded_scene(rng)], [])),
-    ]
-    kind = rng.random()
-    for share, make in makers:
-        if kind < share:
-            scenes, asked = make(rng)
-            return Task(scenes, asked, slots=SLOTS)
-        kind -= share
-    for share, converse in ((mix.conversations, talk.conversation), (mix.talk, talk.talk)):
-        if kind < share:
-            said = converse(rng)
-            return Task(said.scenes, said.asked, said.attached)
-        kind -= share
+    single = 1 - sum(mix.shares.values())
+    kind = rng.choices(["single", *mix.shares], [single, *mix.shares.values()])[0]
+    if kind in MAKERS:
+        scenes, asked = MAKERS[kind](rng)
+        return Task(scenes, asked, slots=SLOTS)
+    if kind in TALKS:
+        said = TALKS[kind](rng)
+        return Task(said.scenes, said.asked, said.attached)
     return single_task(rng, mix)
 
 

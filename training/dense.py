@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.labels import CLASSES, NAMES, OFFSETS, SUBGRID, PictureLabels
+from training.labels import CLASSES, NAMES
 
 PROBE = 2
 TOWER_WEIGHTS = {
@@ -23,55 +23,36 @@ TOWER_WEIGHTS = {
 }
 DECODER_WEIGHTS = {"shape": 0.5, "colour": 0.5, "size": 0.5, "cell": 1.0, "row": 0.5, "column": 0.5, "change": 1.0}
 EVERYWHERE = ("background", "style", "row", "column")  # labels without a "none" class
-NONE_WEIGHT = 0.3
-Scores = dict[str, float]
+NO_OBJECT, NO_CHARACTER = 0.3, 0.03  # weights of patches that show none
 
 
 class DenseHead(nn.Module):
-    """One linear layer for several labels, and optionally for offsets and mask."""
+    """One linear layer for several labels; ``weights`` of their losses."""
 
-    def __init__(
-        self, width: int, weights: dict[str, float], geometry: bool, none_weights: dict[str, float] | None = None
-    ) -> None:
+    def __init__(self, width: int, weights: dict[str, float]) -> None:
         super().__init__()
-        self.weights, self.geometry, self.none_weights = weights, geometry, none_weights or {}
+        self.weights = weights
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, sum(CLASSES[name] for name in weights) + geometry * (OFFSETS + SUBGRID**2))
+        self.out = nn.Linear(width, sum(CLASSES[name] for name in weights))
 
-    def forward(self, tokens: Tensor, labels: PictureLabels) -> tuple[Tensor, Scores]:
+    def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss, and the accuracy of each label where there is something to see."""
-        predicted = self.out(self.norm(tokens.float()))
-        widths = [CLASSES[name] for name in self.weights] + ([OFFSETS, SUBGRID**2] if self.geometry else [])
-        parts = predicted.split(widths, -1)
-        loss, scores = predicted.new_zeros(()), {}
-        for (name, weight), logits in zip(self.weights.items(), parts, strict=False):
-            target = labels.classes[:, NAMES.index(name)]
+        parts = self.out(self.norm(tokens)).split([CLASSES[name] for name in self.weights], -1)
+        loss, scores = tokens.new_zeros(()), {}
+        for (name, weight), logits in zip(self.weights.items(), parts, strict=True):
+            target = labels[:, NAMES.index(name)]
             here = torch.ones_like(target, dtype=torch.bool) if name in EVERYWHERE else target > 0
-            share = torch.where(here, 1.0, self.none_weights.get(name, NONE_WEIGHT))
+            share = torch.where(here, 1.0, NO_CHARACTER if "character" in name else NO_OBJECT)
             each = F.cross_entropy(logits, target, reduction="none")
             loss = loss + weight * (each * share).sum() / share.sum()
             if here.any():
                 scores[name] = (logits.argmax(-1) == target)[here].float().mean().item()
-        return (loss + self._geometry_loss(parts, labels) if self.geometry else loss), scores
-
-    def _geometry_loss(self, parts: tuple[Tensor, ...], labels: PictureLabels) -> Tensor:
-        on_thing = (labels.classes[:, 0] > 0).float()[:, None]
-        error = F.smooth_l1_loss(parts[-2], labels.offsets, beta=0.2, reduction="none") * on_thing
-        mask = F.binary_cross_entropy_with_logits(parts[-1], labels.mask)
-        return error.sum() / on_thing.sum().clamp(min=1) + 2 * mask
+        return loss, scores
 
 
 class DenseHeads(nn.Module):
-    """Both heads; used in training only and never exported. ``no_character``: weight of tokens without one."""
+    """Both heads; used in training only and never exported."""
 
-    def __init__(self, width: int, no_character: float = NONE_WEIGHT) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        none_weights = {"left character": no_character, "right character": no_character}
-        self.tower = DenseHead(width, TOWER_WEIGHTS, geometry=True, none_weights=none_weights)
-        self.decoder = DenseHead(width, DECODER_WEIGHTS, geometry=False)
-
-    @torch.no_grad()
-    def load_first(self, state: dict[str, Tensor]) -> None:
-        """Load heads that may lack the last labels; those start anew."""
-        for name, own in self.state_dict().items():
-            own[: len(state[name])] = state[name]
+        self.tower, self.decoder = DenseHead(width, TOWER_WEIGHTS), DenseHead(width, DECODER_WEIGHTS)

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from training import fonts, shifted, textures
-from training.shapes import draw_shape
-from training.world import PHOTOGRAPH, Scene, Text, Thing
+from training import fonts
+from training.shapes import square_of, stencil
+from training.world import Scene, Text, Thing
 
 GRAINS = 168  # of the noise along the longer side, at least: the program looks at all pictures in one size
+FINEST = 24  # cells of the finest octave of fractal noise along a side
 OUTLINE, BORDER = (0.13, 0.22), 0.12  # widths of lines over the radius
 
 
@@ -43,17 +44,29 @@ def _grains(noise: np.random.Generator, height: int, width: int) -> NDArray[np.f
     return grains.repeat(grain, 0).repeat(grain, 1)[:height, :width]
 
 
+def _texture(dice: np.random.Generator, size_wh: tuple[int, int]) -> NDArray[np.float32]:
+    """[height, width, 3] of mean 0: noise in which every octave is about half as strong as the coarser one."""
+    total = np.zeros((FINEST, FINEST, 3), np.float32)
+    for cells in (3, 6, 12, FINEST):
+        coarse = dice.standard_normal((cells, cells, 3), dtype=np.float32) * (3.0 / cells) ** 0.8
+        colours = Image.fromarray((127 + 30 * coarse).clip(0, 255).astype(np.uint8))
+        total += np.asarray(colours.resize((FINEST, FINEST), Image.Resampling.BICUBIC), np.float32)
+    total -= total.mean((0, 1))
+    shared = total.mean(2, keepdims=True)
+    mixed = Image.fromarray((127 + 1.2 * (shared + 0.4 * (total - shared))).clip(0, 255).astype(np.uint8))
+    found = np.asarray(mixed.resize(size_wh, Image.Resampling.BICUBIC), np.float32)
+    found = found - found.mean((0, 1))
+    spread = dice.uniform(20, 34)
+    return (found * (spread / max(1.0, float(found.std())))).clip(-2.2 * spread, 2.2 * spread)
+
+
 def draw_background(scene: Scene) -> Image.Image:
-    """The scene's background: one colour, a gradient, noise or a texture over one colour, or a photograph."""
+    """The scene's background: one colour, or a gradient, noise or a texture over one."""
     dice, size_wh = np.random.default_rng(scene.seed), (scene.width, scene.height)
-    if scene.style == PHOTOGRAPH:
-        return textures.crop(dice, size_wh, scene.shifted, 0.4)
     if scene.style == "plain":
         return Image.new("RGB", size_wh, scene.rgb)
     if scene.style == "textured":
-        added = textures.texture(scene.seed, size_wh, scene.shifted)
-    elif scene.shifted:
-        added = shifted.background(dice, scene.style, scene.height, scene.width)
+        added = _texture(dice, size_wh)
     else:
         added = (_ramp if scene.style == "gradient" else _grains)(dice, scene.height, scene.width)
     pixels = np.array(scene.rgb, np.float32) + added
@@ -71,14 +84,11 @@ def draw_text(image: Image.Image, text: Text) -> tuple[tuple[float, float, str],
 
 def draw_thing(image: Image.Image, thing: Thing, number: int, owner: Image.Image, smooth: int) -> None:
     """Draw one object, and its number where it covers the picture."""
-    width = {"filled": 0.0, "bordered": BORDER}.get(
-        thing.fill, OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form)
-    )
-    inside, line, corner = draw_shape(thing, smooth, width)
-    if thing.fill != "outlined":
-        image.paste(thing.rgb, corner, inside)
-    if line is not None:
-        image.paste(thing.rgb if thing.fill == "outlined" else thing.line, corner, line)
+    inside, (corner, _) = stencil(thing, smooth), square_of(thing)
+    line = OUTLINE[0] + (OUTLINE[1] - OUTLINE[0]) * abs(thing.form)
+    image.paste(thing.rgb, corner, stencil(thing, smooth, line) if thing.fill == "outlined" else inside)
+    if thing.fill == "bordered":
+        image.paste(thing.line, corner, stencil(thing, smooth, BORDER))
     owner.paste(number, corner, inside.point(lambda value: 255 * (value > 100)))
 
 
@@ -94,10 +104,7 @@ def draw(scene: Scene) -> Drawing:
     image = draw_background(scene)
     owner = Image.new("L", image.size, 0)
     for number, thing in enumerate(scene.things, 1):
-        if scene.shifted:
-            shifted.draw_thing(image, thing, number, owner)
-        else:  # 1: hard edges, as naive drawings have
-            draw_thing(image, thing, number, owner, 1 + scene.seed % 4)
+        draw_thing(image, thing, number, owner, 1 + scene.seed % 4)  # 1: hard edges, as naive drawings have
     texts = (*((scene.text,) if scene.text else ()), *scene.crowd)
     characters = tuple(character for text in texts for character in draw_text(image, text))
     if scene.quality:

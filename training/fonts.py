@@ -1,47 +1,20 @@
-"""The fonts that are there: Pillow's own, DejaVu where it is installed, and those that ``training/fetch.sh`` fetched.
-
-``HELD_OUT`` families are never trained on; the shifted questions are written in them.
-"""
+"""The fonts that are there: Pillow's own, and DejaVu where it is installed."""
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 
 from PIL import ImageFont
 
 BUNDLED = "bundled"
-DEJAVU_FOLDERS = (Path("/usr/share/fonts/truetype/dejavu"), Path("/usr/share/fonts/dejavu-sans-fonts"))
-DEJAVU_FILES = (
-    "DejaVuSans.ttf",
-    "DejaVuSans-Bold.ttf",
-    "DejaVuSansMono-Bold.ttf",
-    "DejaVuSansCondensed-Bold.ttf",
-    "DejaVuSerif-Bold.ttf",
-)
-FETCHED = Path(__file__).parent.parent / "runs" / "resources" / "fonts"
-HELD_OUT = ("OpenSans", "Carlito", "LiberationSerif", "Hack", "ComicNeue", "Roboto")
-UNUSUAL = re.compile("Italic|Oblique|Thin|Hairline|Light|Script|Style|Cardoi|Cond", re.IGNORECASE)
-AnyFont = ImageFont.FreeTypeFont | ImageFont.ImageFont
+FOLDERS = (Path("/usr/share/fonts/truetype/dejavu"), Path("/usr/share/fonts/dejavu-sans-fonts"))
+FACES = ("Sans", "Sans-Bold", "SansMono-Bold", "SansCondensed-Bold", "Serif-Bold")
+FILES = [folder / f"DejaVu{face}.ttf" for folder in FOLDERS for face in FACES]
+NAMES = (BUNDLED, *(str(path) for path in FILES if path.is_file()))
 
 
 @cache
-def names(held_out: bool = False) -> tuple[str, ...]:
-    """Fonts to train with, or those held out: "bundled" and paths. Slanted and hair-thin ones are left out."""
-    fetched = [path for path in sorted(FETCHED.glob("*.[ot]tf")) if not UNUSUAL.search(path.stem)]
-    if held_out:
-        return tuple(str(path) for path in fetched if path.stem.startswith(HELD_OUT)) or (BUNDLED,)
-    dejavu = [str(folder / name) for folder in DEJAVU_FOLDERS for name in DEJAVU_FILES if (folder / name).is_file()]
-    return (BUNDLED, *dejavu, *(str(path) for path in fetched if not path.stem.startswith(HELD_OUT)))
-
-
-USUAL = names()[: 1 + sum((folder / name).is_file() for folder in DEJAVU_FOLDERS for name in DEJAVU_FILES)]
-
-
-@cache
-def load(name: str, height: int) -> AnyFont:
-    """A font by its name in ``names()`` and its height in pixels."""
-    if name == BUNDLED:
-        return ImageFont.load_default(height)
-    return ImageFont.truetype(name, height)
+def load(name: str, height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font by its name and its height in pixels."""
+    return ImageFont.load_default(height) if name == BUNDLED else ImageFont.truetype(name, height)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from training.draw import Drawing
 from training.shapes import SHAPES
-from training.world import BACKGROUNDS, CHARACTERS, COLOURS, PHOTOGRAPH, SIZES, STYLES, UNNAMED, Scene
+from training.world import BACKGROUNDS, CHARACTERS, COLOURS, SIZES, STYLES, Scene
 
-SUBGRID = 4  # each merged patch's mask has SUBGRID x SUBGRID points
+SUBGRID = 4  # a merged patch is looked at in SUBGRID x SUBGRID points
 MAX_GRID = 6
 NOT_LEARNED = -100  # a label that counts neither for nor against: cross entropy leaves it out
 CLASSES = {  # label -> number of classes; 0 means "none" except for row and column
@@ -23,50 +22,26 @@ CLASSES = {  # label -> number of classes; 0 means "none" except for row and col
     "left character": 1 + len(CHARACTERS),
     "right character": 1 + len(CHARACTERS),
     "background": 1 + len(BACKGROUNDS),
-    "style": 2 + len(STYLES),
+    "style": 1 + len(STYLES),
     "cell": 10,
     "row": MAX_GRID,
     "column": MAX_GRID,
     "change": 2,  # 1 where the second of two pictures shows something else than the first
 }
 NAMES = tuple(CLASSES)
-OFFSETS = 3  # x and y to the object's centre, radius; in merged patches
 
 
-@dataclass(frozen=True)
-class PictureLabels:
-    """Labels of one picture, or of several after each other; first axis: merged patches.
-
-    ``classes``: [tokens, len(NAMES)] int64. ``offsets``: [tokens, 3]. ``mask``: [tokens, 16], 1 on an object.
-    """
-
-    classes: torch.Tensor
-    offsets: torch.Tensor
-    mask: torch.Tensor
-
-    def to(self, device: torch.device) -> PictureLabels:
-        return PictureLabels(self.classes.to(device), self.offsets.to(device), self.mask.to(device))
-
-    @staticmethod
-    def concatenate(parts: list[PictureLabels]) -> PictureLabels:
-        return PictureLabels(
-            torch.cat([part.classes for part in parts]),
-            torch.cat([part.offsets for part in parts]),
-            torch.cat([part.mask for part in parts]),
-        )
-
-
-def mark_changes(scenes: list[Scene], labels: list[PictureLabels]) -> None:
+def mark_changes(scenes: list[Scene], labels: list[Tensor]) -> None:
     """Fill in the label "change" of the second of two pictures of one scene; nowhere else is it learned.
 
     Of unrelated pictures and of clips nearly every object would be a change: no reason to compare.
     """
     change, look = NAMES.index("change"), [NAMES.index("shape"), NAMES.index("colour")]
     for picture in labels:
-        picture.classes[:, change] = NOT_LEARNED
+        picture[:, change] = NOT_LEARNED
     if len(scenes) == 2 and scenes[0].seed == scenes[1].seed:
         before, after = labels
-        after.classes[:, change] = (before.classes[:, look] != after.classes[:, look]).any(1)
+        after[:, change] = (before[:, look] != after[:, look]).any(1)
 
 
 def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, float, int]:
@@ -81,33 +56,28 @@ def _owners(drawing: Drawing, grid: int) -> tuple[NDArray[np.int64], float, floa
     return points.reshape(grid * grid, SUBGRID**2), left, top, side
 
 
-def label_picture(scene: Scene, drawing: Drawing, grid: int) -> PictureLabels:
-    """Labels on a grid of ``grid`` x ``grid`` merged patches over the padded square."""
+def label_picture(scene: Scene, drawing: Drawing, grid: int) -> Tensor:
+    """int64 [grid * grid, len(NAMES)]: the classes of each merged patch of the padded square."""
     owners, left, top, side = _owners(drawing, grid)
     tokens = grid * grid
     classes = np.zeros((tokens, len(NAMES)), np.int64)
-    offsets = np.zeros((tokens, OFFSETS), np.float32)
     column = {name: number for number, name in enumerate(NAMES)}
     rows, columns = np.divmod(np.arange(tokens), grid)
     classes[:, column["row"]], classes[:, column["column"]] = rows, columns
     outside = (owners == 255).mean(1) > 0.5
-    ground = 1 + tuple(BACKGROUNDS).index(scene.background) if scene.background else 0
-    classes[:, column["background"]] = np.where(outside, 0, ground)
-    classes[:, column["style"]] = np.where(outside, 0, 1 + (*STYLES, PHOTOGRAPH).index(scene.style))
+    classes[:, column["background"]] = np.where(outside, 0, 1 + tuple(BACKGROUNDS).index(scene.background))
+    classes[:, column["style"]] = np.where(outside, 0, 1 + STYLES.index(scene.style))
     covered = np.full(tokens, 1)  # an object must cover at least 2 of the 16 points
     for number, thing in enumerate(scene.things, 1):
         points = (owners == number).sum(1)
         here = points > covered
         covered = np.maximum(covered, points)
-        colour = NOT_LEARNED if thing.colour == UNNAMED else 1 + tuple(COLOURS).index(thing.colour)
-        classes[here, :3] = (1 + SHAPES.index(thing.shape), colour, 1 + SIZES.index(thing.size))
+        looks = SHAPES.index(thing.shape), tuple(COLOURS).index(thing.colour), SIZES.index(thing.size)
+        classes[here, :3] = np.add(looks, 1)
         classes[here, column["cell"]] = thing.cell + 1
-        x, y = (thing.x + left) * grid / side, (thing.y + top) * grid / side
-        offsets[here] = np.stack([x - columns - 0.5, y - rows - 0.5, 0 * rows + thing.radius * grid / side], 1)[here]
     for x, y, character in drawing.characters:
         token_x, token_y = (x + left) * grid / side, (y + top) * grid / side
         token = min(grid - 1, int(token_y)) * grid + min(grid - 1, int(token_x))
         half = "left character" if token_x % 1 < 0.5 else "right character"
         classes[token, column[half]] = CHARACTERS.index(character) + 1
-    mask = ((owners > 0) & (owners < 255)).astype(np.float32)
-    return PictureLabels(torch.from_numpy(classes), torch.from_numpy(offsets), torch.from_numpy(mask))
+    return torch.from_numpy(classes)

@@ -6,7 +6,7 @@ of a head; S samples, R slots, L positions of a slot (``training.rows`` tells wh
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ EPS = 1e-6
 class ModelConfig:
     """Sizes; the defaults are valley-mini's."""
 
-    vocab_size: int = 720
+    vocab_size: int = 729
     hidden_size: int = 192
     num_hidden_layers: int = 6
     num_attention_heads: int = 4
@@ -35,9 +35,6 @@ class ModelConfig:
     vision_num_heads: int = 4
     vision_mlp_ratio: int = 4
     merger_hidden_dim: int = 512
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,11 @@ def attend(q_NAPD: Tensor, k_NBTD: Tensor, v_NBTD: Tensor, mask: Tensor | None =
     """
     heads, length, dim = q_NAPD.shape[1:]
     groups = heads // k_NBTD.shape[1]
-    with torch.autocast(q_NAPD.device.type, enabled=False):  # all in the precision that comes in
-        q = (q_NAPD * dim**-0.5).unflatten(1, (-1, groups)).flatten(2, 3)  # N, B, groups * P, D
-        scores = (q @ k_NBTD.mT).unflatten(2, (groups, length))
-        if mask is not None:
-            scores = scores + mask.type_as(scores)
-        mixed = scores.softmax(-1).flatten(2, 3) @ v_NBTD
+    q = (q_NAPD * dim**-0.5).unflatten(1, (-1, groups)).flatten(2, 3)  # N, B, groups * P, D
+    scores = (q @ k_NBTD.mT).unflatten(2, (groups, length))
+    if mask is not None:
+        scores = scores + mask
+    mixed = scores.softmax(-1).flatten(2, 3) @ v_NBTD
     return mixed.unflatten(2, (groups, length)).flatten(1, 2).transpose(1, 2).flatten(2)
 
 
@@ -126,7 +122,7 @@ class VisionAttention(nn.Module):
     def forward(self, x_NPE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         qkv = self.qkv(x_NPE).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3, N, A, P, D
         q, k = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin)
-        return self.proj(attend(q.type_as(qkv), k.type_as(qkv), qkv[2]))
+        return self.proj(attend(q, k, qkv[2]))
 
 
 class VisionMlp(nn.Module):
@@ -178,7 +174,7 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels_NHWC: Tensor) -> Tensor:
         patches_NPD = patches_of_pixels(pixels_NHWC)
-        cos, sin = (t.to(patches_NPD.device) for t in vision_rotary(patches_NPD.shape[1], self.head_dim))
+        cos, sin = vision_rotary(patches_NPD.shape[1], self.head_dim)
         x = self.patch_embed(patches_NPD)
         for block in self.blocks:
             x = block(x, cos, sin)
@@ -198,7 +194,7 @@ class DecoderAttention(nn.Module):
     def forward(self, x_TH: Tensor, turn: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         """Prefixes see themselves, slots their prefix and what ``layout.bias_RLT`` lets them see of themselves."""
         q, k, v = (p(x_TH).unflatten(-1, (-1, self.dim)) for p in (self.q_proj, self.k_proj, self.v_proj))  # T, A, D
-        q, k = rotate(self.q_norm(q), *turn).type_as(v), rotate(self.k_norm(k), *turn).type_as(v)
+        q, k = rotate(self.q_norm(q), *turn), rotate(self.k_norm(k), *turn)
         samples, prefix, rows, length = layout.sizes()
         split = samples * prefix
         q_S, k_S, v_S = (t[:split].unflatten(0, (samples, prefix)) for t in (q, k, v))  # S, P, A, D
@@ -276,11 +272,11 @@ class ValleyMini(nn.Module):
         """Embeddings [T, H] with picture tokens put in their slots; ``pictures``: (tokens [n, H], slots [n])."""
         x = F.embedding(ids_T.clamp(min=0), self.model.embed_tokens.weight)
         for tokens, slots in pictures:
-            x = x.index_copy(0, slots, tokens.to(x.dtype))
+            x = x.index_copy(0, slots, tokens)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.model.embed_tokens.weight).float()
+        return F.linear(hidden, self.model.embed_tokens.weight)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -13,15 +13,15 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @torch.no_grad()
 def orthogonalise(updates_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Each matrix with its singular values brought close to 1 (quintic Newton-Schulz, bfloat16)."""
+    """Each matrix with its singular values brought close to 1 (quintic Newton-Schulz)."""
     tall = updates_NRC.shape[-2] > updates_NRC.shape[-1]
-    x = (updates_NRC.mT if tall else updates_NRC).bfloat16()
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    x = updates_NRC.mT if tall else updates_NRC
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -52,12 +52,10 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(modules: list[nn.Module], muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
     """Muon over the matrices of the first module except its embedding, AdamW over the rest of all modules."""
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for number, module in enumerate(modules):
-        for name, parameter in module.named_parameters():
-            use_muon = number == 0 and parameter.ndim == 2 and "embed_tokens" not in name
-            (matrices if use_muon else rest).append(parameter)
+    own = list(modules[0].named_parameters())
+    matrices = [parameter for name, parameter in own if parameter.ndim == 2 and "embed_tokens" not in name]
+    chosen = {id(parameter) for parameter in matrices}
+    rest = [parameter for module in modules for parameter in module.parameters() if id(parameter) not in chosen]
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, eps=1e-10)
     optimizers = [Muon(matrices, muon_lr), adam]
     for optimizer in optimizers:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from training import phrases
 from training.phrases import ask
 from training.shapes import SHAPES
-from training.world import COLOURS, PLACES, UNNAMED, Dice, Scene, Thing
+from training.world import COLOURS, PLACES, Dice, Scene, Thing
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 VOWELS = "aeiou"
-COLOUR_WORDS = re.compile(rf"\b({'|'.join((*COLOURS, 'gray', UNNAMED))})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,38 +64,38 @@ def only(things: tuple[Thing, ...], **wanted: str) -> bool:
 def about_thing(rng: Dice, scene: Scene, thing: Thing) -> Iterator[Question]:
     """Colour, shape, size and place of one object that can be named without ambiguity."""
     if only(scene.things, shape=thing.shape):
-        yield Question("colour", ask(rng, phrases.COLOUR_OF, thing=thing.shape), sentence(thing.colour))
+        yield Question("colour", ask(rng, "colour_of", thing=thing.shape), sentence(thing.colour))
     if only(scene.things, colour=thing.colour):
-        shape = ask(rng, phrases.SHAPE_OF, colour=thing.colour)
+        shape = ask(rng, "shape_of", colour=thing.colour)
         yield Question("shape", shape, sentence(with_article(thing.shape)))
     if only(scene.things, shape=thing.shape, colour=thing.colour):
         handle = thing.shape if only(scene.things, shape=thing.shape) and rng.random() < 0.6 else name(thing)
-        yield Question("where", ask(rng, phrases.WHERE, thing=handle), sentence(f"at the {PLACES[thing.cell]}"))
-        yield Question("size", ask(rng, phrases.SIZE_OF, thing=handle), sentence(thing.size))
+        yield Question("where", ask(rng, "where", thing=handle), sentence(f"at the {PLACES[thing.cell]}"))
+        yield Question("size", ask(rng, "size_of", thing=handle), sentence(thing.size))
 
 
 def about_lone_thing(rng: Dice, thing: Thing) -> Iterator[Question]:
     """Questions that need not name the object, as there is only one."""
-    yield Question("colour", ask(rng, phrases.COLOUR_ONLY), sentence(thing.colour))
-    yield Question("shape", ask(rng, phrases.SHAPE_ONLY), sentence(with_article(thing.shape)))
-    yield Question("where", ask(rng, phrases.WHERE_ONLY), sentence(f"at the {PLACES[thing.cell]}"))
+    yield Question("colour", ask(rng, "colour_only"), sentence(thing.colour))
+    yield Question("shape", ask(rng, "shape_only"), sentence(with_article(thing.shape)))
+    yield Question("where", ask(rng, "where_only"), sentence(f"at the {PLACES[thing.cell]}"))
 
 
 def about_counts(rng: Dice, scene: Scene) -> Iterator[Question]:
     """How many objects, of a shape, of a colour; which shapes and colours."""
     things = scene.things
-    yield Question("count", ask(rng, phrases.COUNT), sentence(NUMBERS[len(things)]))
+    yield Question("count", ask(rng, "count"), sentence(NUMBERS[len(things)]))
     if not things:
         return
     shape = rng.choice(things).shape if rng.random() < 0.65 else rng.choice(SHAPES)
     number = NUMBERS[sum(t.shape == shape for t in things)]
-    yield Question("count shape", ask(rng, phrases.COUNT_SHAPE, things=plural(shape)), sentence(number))
+    yield Question("count shape", ask(rng, "count_shape", things=plural(shape)), sentence(number))
     colour = rng.choice(things).colour if rng.random() < 0.65 else rng.choice(tuple(COLOURS))
     number = NUMBERS[sum(t.colour == colour for t in things)]
-    yield Question("count colour", ask(rng, phrases.COUNT_COLOUR, colour=colour), sentence(number))
+    yield Question("count colour", ask(rng, "count_colour", colour=colour), sentence(number))
     shapes, colours = join([with_article(t.shape) for t in things]), join([t.colour for t in things])
-    yield Question("shapes", ask(rng, phrases.SHAPES), sentence(shapes))
-    yield Question("colours", ask(rng, phrases.COLOURS), sentence(colours))
+    yield Question("shapes", ask(rng, "shapes"), sentence(shapes))
+    yield Question("colours", ask(rng, "colours"), sentence(colours))
 
 
 def about_places(rng: Dice, scene: Scene) -> Iterator[Question]:
@@ -108,7 +105,7 @@ def about_places(rng: Dice, scene: Scene) -> Iterator[Question]:
     if cell // 3 != text_row:
         there = [with_article(name(t)) for t in scene.things if t.cell == cell]
         answer = sentence(there[0] if there else "nothing")
-        yield Question("what at", ask(rng, phrases.WHAT_AT, place=PLACES[cell]), answer)
+        yield Question("what at", ask(rng, "what_at", place=PLACES[cell]), answer)
     if len(scene.things) >= 2:
         first, second = rng.sample(scene.things, 2)
         yield from relations(rng, scene, first, second)
@@ -140,16 +137,16 @@ def relations(rng: Dice, scene: Scene, thing: Thing, mark: Thing) -> Iterator[Qu
         return
     side, opposite = rng.choice(sides_of(thing, mark))
     if len(scene.things) == 2:
-        question = ask(rng, phrases.SIDE, side=side, thing=mark_words)
+        question = ask(rng, "side", side=side, thing=mark_words)
         yield Question("beside", question, sentence(with_article(name(thing))))
     if words is None:
         return
     one, other = (side.removesuffix(" of"), opposite) if side.endswith(" of") else (side, opposite)
     one, other = rng.choice(((one, other), (opposite.removesuffix(" of"), side)))
-    question = ask(rng, phrases.SIDE_CHOICE, thing=words, mark=mark_words, one=one, other=other)
+    question = ask(rng, "side_choice", thing=words, mark=mark_words, one=one, other=other)
     yield Question("side", question, sentence(side.removesuffix(" of")))
     said = rng.choice((side, opposite))
-    question = ask(rng, phrases.SIDE_CHECK, thing=words, mark=mark_words, side=said)
+    question = ask(rng, "side_check", thing=words, mark=mark_words, side=said)
     yield Question("is it beside", question, "Yes." if said == side else "No.")
 
 
@@ -173,7 +170,7 @@ def exists(rng: Dice, scene: Scene) -> Question:
     else:
         there = any((t.colour, t.shape) == (colour, shape) for t in scene.things)
         words = f"{colour} {shape}"
-    question = ask(rng, phrases.EXISTS, a_thing=with_article(words))
+    question = ask(rng, "exists", a_thing=with_article(words))
     return Question("exists", question, "Yes." if there else "No.")
 
 
@@ -185,18 +182,18 @@ def absent(rng: Dice, scene: Scene) -> Question:
         thing = rng.choice(scene.things)
         used = {t.colour for t in scene.things if t.shape == thing.shape}
         words = f"{rng.choice([c for c in COLOURS if c not in used])} {thing.shape}"
-    asked = rng.choice((phrases.WHERE, phrases.SIZE_OF, phrases.COLOUR_OF, phrases.COLOUR_OF))
-    if " " in words and asked is phrases.COLOUR_OF:
-        asked = phrases.WHERE
+    asked = rng.choice(("where", "size_of", "colour_of", "colour_of"))
+    if " " in words and asked == "colour_of":
+        asked = "where"
     return Question("absent", ask(rng, asked, thing=words), f"There is no {words}.")
 
 
 def ask_all(rng: Dice, scene: Scene) -> list[Question]:
     """Every question about one picture; the description comes first."""
-    found = [Question("describe", ask(rng, phrases.DESCRIBE), describe(scene))]
+    found = [Question("describe", ask(rng, "describe"), describe(scene))]
     if scene.text or rng.random() < 0.1:
         answer = f'The text says "{scene.text.content}".' if scene.text else "There is no text."
-        found.append(Question("read", ask(rng, phrases.READ), answer))
+        found.append(Question("read", ask(rng, "read"), answer))
     found += about_counts(rng, scene)
     found += about_places(rng, scene)
     for thing in scene.things:
@@ -205,15 +202,9 @@ def ask_all(rng: Dice, scene: Scene) -> list[Question]:
         found += about_lone_thing(rng, scene.things[0])
     found.append(exists(rng, scene))
     found.append(absent(rng, scene))
-    found.append(Question("background", ask(rng, phrases.BACKGROUND), sentence(scene.background)))
-    found.append(Question("style", ask(rng, phrases.STYLE), sentence(scene.style)))
+    found.append(Question("background", ask(rng, "background"), sentence(scene.background)))
+    found.append(Question("style", ask(rng, "style"), sentence(scene.style)))
     return found
-
-
-def without_colours(found: list[Question]) -> list[Question]:
-    """Those questions whose words and answer name no colour."""
-    kinds = ("describe", "colours", "count colour", "background")
-    return [q for q in found if q.kind not in kinds and not COLOUR_WORDS.search(f"{q.text} {q.answer}")]
 
 
 def choose(

@@ -65,13 +65,6 @@ def system_turn(encoder: Encoder, system: str) -> list[int]:
     return list(encoder.encode(f"<|im_start|>system\n{system}<|im_end|>\n"))
 
 
-def prompt_ids(encoder: Encoder, pictures: int, tokens: int, question: str, system: str = SYSTEM) -> list[int]:
-    """The whole prompt of a first turn, ready to be continued by the answer."""
-    ids, opening = user_turn(pictures, tokens, encoder)
-    asked = encoder.encode(f"{opening}{question}<|im_end|>\n") + encoder.encode("<|im_start|>assistant\n")
-    return system_turn(encoder, system) + ids + asked
-
-
 def branches_row(encoder: Encoder, pictures: int, tokens: int, asked: list[Question], system: str = SYSTEM) -> Row:
     """A row in which every question follows the pictures on its own."""
     row = Row()

@@ -9,7 +9,7 @@ from training import fonts, world
 from training.world import DIGITS, LETTERS, SIZES, Dice, Scene, Text, Thing, pick_look, place_of, vary
 
 SMALL_DIAMETER, LARGE_DIAMETER = (0.14, 0.18), (0.25, 0.31)  # fractions of the longer side
-RICH_SHARE, USUAL_SHARE = 0.25, 0.4  # of the scenes; of the texts: in Pillow's own font or DejaVu
+RICH_SHARE = 0.25  # of the scenes
 BORDER = 0.03  # a centre keeps this share of the side away from a border between two places
 COUNTS, COUNT_WEIGHTS = range(world.MAX_OBJECTS + 1), (0.02, 0.25, 0.22, 0.2, 0.17, 0.14)
 ASPECTS = ((1.0, 1.0, 0.45), (0.75, 1.0, 0.3), (0.5, 0.75, 0.19), (1 / 3, 0.5, 0.06))  # from, to, share
@@ -36,10 +36,10 @@ def empty_scene(rng: Dice, sides: tuple[int, int] | None = None, narrowest: floa
         width, height = height, width
     name = rng.choice(tuple(world.BACKGROUNDS) if rng.rich else world.PLAIN_BACKGROUNDS)
     style = rng.choices(world.STYLES, (0.3, 0.2, 0.2, 0.3) if rng.rich else (1, 1, 1, 0))[0]
-    rgb = world.shade(rng, name, world.BACKGROUNDS, world.SHIFTED_BACKGROUNDS, world.BACKGROUND_VARIED)
+    rgb = world.shade(rng, world.BACKGROUNDS[name], world.BACKGROUND_VARIED)
     quality = rng.randint(40, 92) if rng.rich and rng.random() < 0.4 else 0
     seed = rng.getrandbits(32)
-    return Scene(width, height, name, style, rgb, seed, shifted=rng.shifted, quality=quality, rich=rng.rich)
+    return Scene(width, height, name, style, rgb, seed, quality=quality, rich=rng.rich)
 
 
 def make_thing(rng: Dice, scene: Scene, x: float, y: float, radius: float, size: str) -> Thing:
@@ -64,10 +64,10 @@ def thing_in_cell(rng: Dice, scene: Scene, cell: int, size: str) -> Thing:
     """An object inside one cell of the 3x3 grid, clear of the cell's border where the cell is large enough."""
     cell_w, cell_h = scene.width / 3, scene.height / 3
     radius = diameter_for(rng, scene, size) / 2
-    row, column = divmod(cell, 3)
+    x, y = world.centre_of(cell, scene.width, scene.height)
     slack_x, slack_y = max(0.0, cell_w / 2 - radius * 1.05), max(0.0, cell_h / 2 - radius * 1.05)
-    x = (column + 0.5) * cell_w + rng.uniform(-1, 1) * min(slack_x, cell_w * 0.33)
-    y = (row + 0.5) * cell_h + rng.uniform(-1, 1) * min(slack_y, cell_h * 0.33)
+    x += rng.uniform(-1, 1) * min(slack_x, cell_w * 0.33)
+    y += rng.uniform(-1, 1) * min(slack_y, cell_h * 0.33)
     return make_thing(rng, scene, x, y, radius, size)
 
 
@@ -119,12 +119,6 @@ def lone_thing(rng: Dice, scene: Scene) -> Thing:
     return make_thing(rng, scene, x, y, radius, "large")
 
 
-def pick_font(rng: Dice) -> str:
-    """A font's name: often a usual one, never one held out unless the dice are shifted."""
-    usual = not rng.shifted and rng.random() < USUAL_SHARE
-    return rng.choice(fonts.USUAL if usual else fonts.names(rng.shifted))
-
-
 def text_colour(rng: Dice, scene: Scene) -> world.RGB:
     """Mostly nearly black or white, whichever is seen on the background."""
     dark = sum(scene.rgb) < 380
@@ -139,7 +133,7 @@ def add_text(rng: Dice, scene: Scene, row: int) -> Scene:
     kind = rng.random()
     alphabet = LETTERS if kind < 0.7 else DIGITS
     content = rng.choice(world.WORDS) if kind < 0.3 else "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 4)))
-    font = pick_font(rng)
+    font = rng.choice(fonts.NAMES)
     height = int(min(max(scene.width, scene.height) * rng.uniform(0.18, 0.3), 0.4 * scene.height))
     while fonts.load(font, height).getlength(content) > scene.width * 0.86:
         height -= 1
@@ -148,13 +142,6 @@ def add_text(rng: Dice, scene: Scene, row: int) -> Scene:
     y = (row + 0.5 + rng.uniform(-0.1, 0.1)) * scene.height / 3
     y = min(max(y, 0.62 * height), scene.height - 0.62 * height)
     return replace(scene, text=Text(content, font, height, rng.uniform(half, scene.width - half), y, rgb))
-
-
-def text_scene(rng: Dice, sides: tuple[int, int] | None) -> tuple[Scene, list[int]]:
-    """A scene with a word, and the cells that are left for objects."""
-    row = rng.randrange(3)
-    scene = add_text(rng, empty_scene(rng, sides or (112, 480), 0.5), row)
-    return scene, [cell for cell in range(9) if cell // 3 != row]
 
 
 def make_scene(
@@ -167,7 +154,9 @@ def make_scene(
 ) -> Scene:
     """A scene; ``with_text`` is the chance of a word in it, ``count`` the number of objects (None: any)."""
     if rng.random() < with_text:
-        scene, cells = text_scene(rng, sides)
+        row = rng.randrange(3)
+        scene = add_text(rng, empty_scene(rng, sides or (112, 480), 0.5), row)
+        cells = [cell for cell in range(9) if cell // 3 != row]
         count = rng.choice((0, 0, 1, 1, 2)) if count is None else count
     else:
         scene, cells = empty_scene(rng, sides, narrowest), list(range(9))
@@ -187,12 +176,27 @@ def make_scene(
     return replace(scene, things=tuple(thing_in_cell(rng, scene, c, s) for c, s in zip(chosen, wanted, strict=True)))
 
 
-def with_a_pair(rng: Dice, scene: Scene) -> Scene:
-    """The scene with one object's shape given to another one too."""
-    first, second = rng.sample(range(len(scene.things)), 2)
-    things = list(scene.things)
-    shape = things[first].shape
-    if (things[second].colour, shape) not in world.HELD_OUT_PAIRS:
-        fill = "filled" if shape == "ring" else things[second].fill
-        things[second] = replace(things[second], shape=shape, fill=fill)
-    return replace(scene, things=tuple(things))
+def crowded_scene(rng: Dice) -> Scene:
+    """Rows of characters, each in a font, size and colour of its own. Nothing is asked of them.
+
+    Their dense labels teach the tower to read: one shows it ten times as many characters as another scene.
+    """
+    scene = empty_scene(rng, None, 0.34)
+    longest, rows = max(scene.width, scene.height), []
+    y = scene.height * rng.uniform(0.02, 0.15)
+    while True:
+        height = max(8, int(longest * rng.uniform(0.14, 0.3)))
+        if y + 1.15 * height > scene.height:
+            break
+        name = rng.choice(fonts.NAMES)
+        font, alphabet = fonts.load(name, height), rng.choice((LETTERS, LETTERS, DIGITS, world.CHARACTERS))
+        content, room = "", scene.width * rng.uniform(0.5, 0.97)
+        while font.getlength(content) < room:
+            content += rng.choice(alphabet)
+        content = content[:-1]
+        half = font.getlength(content) / 2
+        x = rng.uniform(half, scene.width - half) if 2 * half < scene.width else scene.width / 2
+        if content:
+            rows.append(Text(content, name, height, x, y + 0.57 * height, text_colour(rng, scene)))
+        y += height * rng.uniform(1.05, 1.5)
+    return replace(scene, crowd=tuple(rows))

@@ -41,10 +41,7 @@ def _moon(bite: float, points: int = 24) -> list[Point]:
     centre = (edge * edge + tip * tip - bite * bite) / (2 * (edge - bite))  # through the tips and (bite, 0)
     radius = math.hypot(edge - centre, tip)
     inner = math.asin(tip / radius)
-    if centre > edge:
-        back = [math.pi + inner - 2 * inner * i / points for i in range(1, points)]
-    else:
-        back = [-inner - (2 * math.pi - 2 * inner) * i / points for i in range(1, points)]
+    back = [math.pi + inner - 2 * inner * i / points for i in range(1, points)]
     shape = [(math.cos(t), math.sin(t)) for t in out]
     return [(x + 0.3, y) for x, y in shape + [(centre + radius * math.cos(t), radius * math.sin(t)) for t in back]]
 
@@ -81,37 +78,34 @@ def ring_hole(form: float) -> float:
     return 0.55 + 0.06 * form
 
 
-def draw_shape(thing: Thing, smooth: int, line: float = 0.0) -> tuple[Image.Image, Image.Image | None, tuple[int, int]]:
-    """Grey stencils of the shape and of its outline, and the corner to paste them at.
+def square_of(thing: Thing) -> tuple[tuple[int, int], int]:
+    """The corner and the side, in pixels, of the square that a shape's stencils cover."""
+    return (int(thing.x - thing.radius * 1.3) - 1, int(thing.y - thing.radius * 1.3) - 1), int(thing.radius * 2.6) + 3
 
-    ``smooth``: drawn so many times larger first. ``line``: the outline's width over the radius, 0 for none.
+
+def stencil(thing: Thing, smooth: int, line: float = 0.0) -> Image.Image:
+    """The shape in white on black, or its outline of width ``line`` over the radius.
+
+    ``smooth``: drawn so many times larger first.
     """
-    shape, form, radius = thing.shape, thing.form, thing.radius
-    corner = int(thing.x - radius * 1.3) - 1, int(thing.y - radius * 1.3) - 1
-    side = int(radius * 2.6) + 3
-    cx, cy, r = (thing.x - corner[0]) * smooth, (thing.y - corner[1]) * smooth, radius * smooth
+    corner, side = square_of(thing)
+    cx, cy, r = (thing.x - corner[0]) * smooth, (thing.y - corner[1]) * smooth, thing.radius * smooth
     wide, high = r * thing.stretch**0.5, r / thing.stretch**0.5
     width = max(round(line * r), smooth)
-    stencils = []
-    for is_line in (False, True)[: 1 + (line > 0)]:
-        stencil = Image.new("L", (side * smooth, side * smooth), 0)
-        draw = ImageDraw.Draw(stencil)
-        if shape in ("circle", "ring"):
-            box = [cx - wide, cy - high, cx + wide, cy + high]
-            if is_line:
-                draw.ellipse(box, outline=255, width=width)
-            else:
-                draw.ellipse(box, fill=255)
-            if shape == "ring" and not is_line:
-                across, down = wide * ring_hole(form), high * ring_hole(form)
-                draw.ellipse([cx - across, cy - down, cx + across, cy + down], fill=0)
+    image = Image.new("L", (side * smooth, side * smooth), 0)
+    draw = ImageDraw.Draw(image)
+    if thing.shape in ("circle", "ring"):
+        box = [cx - wide, cy - high, cx + wide, cy + high]
+        draw.ellipse(box, fill=0 if line else 255, outline=255, width=width)
+        if thing.shape == "ring" and not line:
+            across, down = wide * ring_hole(thing.form), high * ring_hole(thing.form)
+            draw.ellipse([cx - across, cy - down, cx + across, cy + down], fill=0)
+    else:
+        c, s = math.cos(thing.angle), math.sin(thing.angle)
+        points = [(wide * px, high * py) for px, py in outline(thing.shape, thing.form)]
+        corners = [(cx + px * c - py * s, cy + px * s + py * c) for px, py in points]
+        if line:
+            draw.line([*corners, *corners[:2]], fill=255, width=width, joint="curve")
         else:
-            c, s = math.cos(thing.angle), math.sin(thing.angle)
-            points = [(wide * px, high * py) for px, py in outline(shape, form)]
-            corners = [(cx + px * c - py * s, cy + px * s + py * c) for px, py in points]
-            if is_line:
-                draw.line([*corners, *corners[:2]], fill=255, width=width, joint="curve")
-            else:
-                draw.polygon(corners, fill=255)
-        stencils.append(stencil if smooth == 1 else stencil.resize((side, side), Image.Resampling.BOX))
-    return stencils[0], stencils[1] if line > 0 else None, corner
+            draw.polygon(corners, fill=255)
+    return image if smooth == 1 else image.resize((side, side), Image.Resampling.BOX)

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from training import clips, phrases, several
-from training.phrases import ask
+from training import clips, several
+from training.phrases import TALK, ask
 from training.questions import Question, ask_all, brief, describe, only, sentence, with_article
 from training.scenes import make_scene
 from training.shapes import SHAPES
 from training.world import PLACES, Dice, Scene, Thing
 
-Maker = Callable[[Dice, str, Thing], Question]
 MOST_TURNS = 6
 MOST_DESCRIBED = 4  # pictures that are described before another question: else it becomes too long
 TEXT_SHARE = 0.15  # of the pictures
-TALK = (
-    (
-        ("Hello.", "Hi.", "Hello!", "Hi there.", "Hello", "hi", "Good morning.", "Hey."),
-        "Hello. Show me a drawing and ask about it.",
-    ),
-    (
-        ("Who are you?", "What are you?", "What is your name?", "who are you", "Which model are you?"),
-        "I am valley-mini, a small model that knows simple drawings.",
-    ),
-    (
-        ("What can you do?", "Help.", "How can you help me?", "help", "What do you know?"),
-        "I can name colours, shapes, places and counts in simple drawings.",
-    ),
-    (("Thank you.", "Thanks.", "Thanks!", "thanks", "Thank you!"), "You are welcome."),
-    (("Goodbye.", "Bye.", "bye", "Goodbye!"), "Goodbye."),
-    (
-        (
-            "Describe the given image.",
-            "What do you see?",
-            "How many objects are there?",
-            "What colour is it?",
-            "Which picture has a star?",
-            "Where is the circle?",
-            "What is in the picture?",
-            "Describe the given video.",
-        ),
-        "There is no picture.",
-    ),
-)
+TOPICS = {  # what is asked of an object: by its name, as "it"
+    "colour": ("colour_of", "it_colour"),
+    "size": ("size_of", "it_size"),
+    "place": ("where", "it_place"),
+    "shape": ("shape_of", "it_shape"),
+}
+FOLLOWED = ("colour", "size", "place")  # after these one may ask "And the star?"
 
 
 @dataclass(frozen=True)
@@ -68,29 +44,14 @@ def talk(rng: Dice) -> Conversation:
     return Conversation([], asked, [0] * len(asked))
 
 
-def _aspects(rng: Dice, thing: Thing) -> dict[str, tuple[Question, Question]]:
-    """What can be asked of an object: by its name, and as "it"."""
-    colour, size = sentence(thing.colour), sentence(thing.size)
-    place, shape = sentence(f"at the {PLACES[thing.cell]}"), thing.shape
-    whole = sentence(with_article(shape))
-    return {
-        "colour": (
-            Question("first", ask(rng, phrases.COLOUR_OF, thing=shape), colour),
-            Question("turn", ask(rng, phrases.IT_COLOUR), colour),
-        ),
-        "size": (
-            Question("first", ask(rng, phrases.SIZE_OF, thing=shape), size),
-            Question("turn", ask(rng, phrases.IT_SIZE), size),
-        ),
-        "place": (
-            Question("first", ask(rng, phrases.WHERE, thing=shape), place),
-            Question("turn", ask(rng, phrases.IT_PLACE), place),
-        ),
-        "shape": (
-            Question("first", ask(rng, phrases.SHAPE_OF, colour=thing.colour), whole),
-            Question("turn", ask(rng, phrases.IT_SHAPE), whole),
-        ),
-    }
+def about(rng: Dice, thing: Thing, topic: str, as_it: bool = False) -> Question:
+    """Colour, size, place or shape of an object: asked by its name, or of "it"."""
+    answers = {"colour": thing.colour, "size": thing.size, "place": f"at the {PLACES[thing.cell]}"}
+    answer = sentence(answers.get(topic, with_article(thing.shape)))
+    by_name, of_it = TOPICS[topic]
+    if as_it:
+        return Question("turn", ask(rng, of_it), answer)
+    return Question("fresh", ask(rng, by_name, thing=thing.shape, colour=thing.colour), answer)
 
 
 def about_one_picture(rng: Dice) -> Conversation:
@@ -100,27 +61,29 @@ def about_one_picture(rng: Dice) -> Conversation:
     if not named:
         return about_one_picture(rng)
     turns = rng.choice((2, 2, 2, 3, 3, 4, 5, MOST_TURNS, MOST_TURNS))
-    thing, topic = rng.choice(named), rng.choice(("colour", "size", "place"))
-    opening = rng.random()
-    asked = [_aspects(rng, thing)[topic][0]]
-    about: Thing | None = thing
-    if opening < 0.3:
-        asked, about = [fresh(rng, scene)], None
-    elif opening < 0.5 and len(scene.things) == 1:
-        asked, topic = [Question("first", ask(rng, phrases.DESCRIBE), describe(scene))], "describe"
-        if opening < 0.4:
-            topic = rng.choice(("colour", "size", "place", "shape"))
-            asked = [_aspects(rng, thing)[topic][1]]
-    elif opening < 0.6:
-        asked = [Question("first", ask(rng, phrases.EXISTS, a_thing=with_article(thing.shape)), "Yes.")]
-        topic = "exists"
-    elif opening < 0.75 and only(scene.things, colour=thing.colour):
-        asked_for = ask(rng, phrases.SHAPE_OF, colour=thing.colour)
-        asked, topic = [Question("first", asked_for, sentence(with_article(thing.shape)))], "shape"
+    question, meant, topic = _first_turn(rng, scene, named)
+    asked = [question]
     while len(asked) < turns:
-        question, about, topic = _next_turn(rng, scene, named, about, topic)
+        question, meant, topic = _next_turn(rng, scene, named, meant, topic)
         asked.append(question)
     return Conversation([scene], asked, [1] + [0] * (len(asked) - 1))
+
+
+def _first_turn(rng: Dice, scene: Scene, named: list[Thing]) -> tuple[Question, Thing | None, str]:
+    """A first question; the object that "it" means after it, if any, and the topic left in the air."""
+    thing, topic, kind = rng.choice(named), rng.choice(FOLLOWED), rng.random()
+    if kind < 0.3:
+        return fresh(rng, scene), None, topic
+    if kind < 0.4 and len(scene.things) == 1:
+        topic = rng.choice(tuple(TOPICS))
+        return about(rng, thing, topic, as_it=True), thing, topic
+    if kind < 0.5 and len(scene.things) == 1:
+        return Question("fresh", ask(rng, "describe"), describe(scene)), thing, "describe"
+    if kind < 0.6:
+        return Question("fresh", ask(rng, "exists", a_thing=with_article(thing.shape)), "Yes."), thing, "exists"
+    if kind < 0.75 and only(scene.things, colour=thing.colour):
+        topic = "shape"
+    return about(rng, thing, topic), thing, topic
 
 
 def fresh(rng: Dice, scene: Scene) -> Question:
@@ -143,21 +106,20 @@ def _next_turn(
         return fresh(rng, scene), only_one, ""
     others = [t for t in named if t is not thing]
     if thing is None or (kind < 0.55 and others):
-        other, topic = rng.choice(others), rng.choice(("colour", "size", "place"))
-        question = _aspects(rng, other)[topic][0]
-        return Question("fresh", question.text, question.answer), other, topic
-    if kind < 0.7 and others and topic in ("colour", "size", "place"):
+        other, topic = rng.choice(others), rng.choice(FOLLOWED)
+        return about(rng, other, topic), other, topic
+    if kind < 0.7 and others and topic in FOLLOWED:
         other = rng.choice(others)
-        answer = _aspects(rng, other)[topic][1].answer
-        return Question("turn", ask(rng, phrases.AND_THE, thing=other.shape), answer), other, topic
+        answer = about(rng, other, topic).answer
+        return Question("turn", ask(rng, "and_the", thing=other.shape), answer), other, topic
     if kind < 0.8 and topic == "exists":
         shape = rng.choice(SHAPES)
         there = any(t.shape == shape for t in scene.things)
         if not there or shape == thing.shape:
             answer = "Yes." if there else "No."
-            return Question("turn", ask(rng, phrases.AND_A, a_thing=with_article(shape)), answer), thing, topic
-    topic = rng.choice([t for t in ("colour", "size", "place", "shape") if t != topic])
-    return _aspects(rng, thing)[topic][1], thing, topic
+            return Question("turn", ask(rng, "and_a", a_thing=with_article(shape)), answer), thing, topic
+    topic = rng.choice([t for t in TOPICS if t != topic])
+    return about(rng, thing, topic, as_it=True), thing, topic
 
 
 def about_a_clip(rng: Dice) -> Conversation:
@@ -170,9 +132,9 @@ def about_a_clip(rng: Dice) -> Conversation:
         rng.shuffle(asked)
     shown = [thing for scene in scenes for thing in scene.things]
     if rng.random() < 0.5:
-        asked.append(Question("", ask(rng, phrases.IT_SHAPE), sentence(with_article(shown[0].shape))))
+        asked.append(Question("", ask(rng, "it_shape"), sentence(with_article(shown[0].shape))))
     if rng.random() < 0.5 and len({thing.colour for thing in shown}) == 1:
-        asked.append(Question("", ask(rng, phrases.IT_COLOUR), sentence(shown[0].colour)))
+        asked.append(Question("", ask(rng, "it_colour"), sentence(shown[0].colour)))
     return Conversation(scenes, [Question("clip turn", q.text, q.answer) for q in asked], [len(scenes)] + [0] * 6)
 
 
@@ -191,16 +153,16 @@ def attached_later(rng: Dice) -> Conversation:
     kind = rng.random()
     if kind < 0.25:  # talk first
         scene = make_scene(rng, rng.choice((1, 2, 3)))
-        follow = [Question("attached", ask(rng, phrases.DESCRIBE), describe(scene))]
+        follow = [Question("attached", ask(rng, "describe"), describe(scene))]
         return Conversation([scene], [small_talk(rng), *follow], [0, 1])
     if kind < 0.55:
         (before, after), asked = several.changed_pictures(rng)
-        first = Question("shown first", ask(rng, phrases.DESCRIBE), describe(before))
-        second = asked[0] if rng.random() < 0.6 else Question("attached", ask(rng, phrases.THIS_ONE), brief(after))
+        first = Question("shown first", ask(rng, "describe"), describe(before))
+        second = asked[0] if rng.random() < 0.6 else Question("attached", ask(rng, "this_one"), brief(after))
         return Conversation([before, after], [first, second], [1, 1])
     scenes = [several.large_scene(rng, rng.choice((1, 1, 2))) for _ in range(2)]
-    first = Question("shown first", ask(rng, phrases.DESCRIBE), describe(scenes[0]))
-    forms_of_second = rng.choice((phrases.THIS_ONE, phrases.DESCRIBE))
+    first = Question("shown first", ask(rng, "describe"), describe(scenes[0]))
+    forms_of_second = rng.choice(("this_one", "describe"))
     asked = [first, Question("attached", ask(rng, forms_of_second), brief(scenes[1]))]
     everything = tuple(t for scene in scenes for t in scene.things)
     for number, scene in enumerate(scenes, 1):
