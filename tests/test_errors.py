@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import pickle
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from valley_cli.errors import PromptError, RefusedError, SourceError, ValleyErro
 from valley_cli.media.request import GivenUpError
 from valley_cli.settings import TYPES, as_flags
 from valley_cli.sources.transcript import read_messages
+from valley_cli.terminal.render import error_record
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ValleyError)]
 OF_MODULES: list[type[ValleyError]] = [
@@ -91,6 +93,15 @@ def test_a_message_at_fault_is_named_and_its_error_stays_of_its_kind() -> None:
     with pytest.raises(PromptError, match=r"^messages\[0\]: no room for a\.png$") as caught:
         read_messages([{"role": "user", "content": "?", "images": ["a.png"]}], refuse)
     assert (caught.value.code, caught.value.hint) == ("prompt", "a hint")
+
+
+def test_a_record_of_an_error_has_its_code() -> None:
+    found = error_record(made(RefusedError), ["a.png"])
+    assert found == {
+        "sources": ["a.png"],
+        "error": {"type": "RefusedError", "code": "refused", "message": "a.png: is gone"},
+    }
+    assert json.loads(json.dumps(found)) == found
 
 
 class WordlessError(Exception):
