@@ -23,11 +23,8 @@ from valley_cli.sources.transcript import read_messages
 from valley_cli.terminal.render import error_record
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ValleyError)]
-OF_MODULES: list[type[ValleyError]] = [
-    NotFoundError,
-    UnreachableError,
-    GivenUpError,
-]  # kinds that only their module needs to tell apart
+# Kinds that only their module needs to tell apart.
+OF_MODULES: list[type[ValleyError]] = [NotFoundError, UnreachableError, GivenUpError]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -71,7 +68,8 @@ def test_errors_travel_and_can_be_told_again(kind: type[ValleyError]) -> None:
     error = made(kind)
     error.__cause__ = ValueError("why")
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), again(error)):
-        assert isinstance(twin, ValleyError) and twin is not error
+        assert isinstance(twin, ValleyError)
+        assert twin is not error
         assert (type(twin), str(twin), twin.args, vars(twin)) == (type(error), str(error), error.args, vars(error))
         assert (twin.code, twin.exit_code) == (kind.code, kind.exit_code)
 
