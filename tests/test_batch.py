@@ -15,6 +15,7 @@ import pytest
 
 from tests.batches import OTHER, PICTURE, asking, batch, lasting, read_records, write_rows
 from tests.conftest import ROOT
+from valley_cli import errors
 
 Captured = pytest.CaptureFixture[str]
 
@@ -109,7 +110,8 @@ def test_a_faulty_row_is_an_error_record_between_answers(
     code, (first, wrong, last), err = run(tmp_path, [before, line, after], capsys)
     assert code == 3
     assert (first["status"], wrong["status"], last["status"]) == ("ok", "error", "ok")
-    assert wrong["error"].get("type", wrong["error"].get("code")) == kind
+    named = {"code": kind} if "custom_id" in wrong else {"type": kind, "code": vars(errors)[kind].code}
+    assert {name: value for name, value in wrong["error"].items() if name != "message"} == named
     assert words in wrong["error"]["message"]
     assert words in err
     assert "1 failed" in err

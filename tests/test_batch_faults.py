@@ -292,7 +292,7 @@ def test_a_source_that_hangs_costs_its_own_row_only(tmp_path: Path, capsys: Capt
         code, records = served(server, tmp_path, capsys, "slow", "a", "slower", args=("--row-timeout", "4"))
     assert code == 3
     assert [record["status"] for record in records] == ["error", "ok", "error"]
-    assert records[0]["error"] == {"type": "TimedOutError", "message": "took longer than 4 s"}
+    assert records[0]["error"] == {"type": "TimedOutError", "code": "timed_out", "message": "took longer than 4 s"}
     assert time.monotonic() - begun < 40
 
 

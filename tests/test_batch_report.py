@@ -81,7 +81,7 @@ def test_the_page_holds_every_row_and_fetches_nothing(records: Path) -> None:
     assert (one["id"], one["prompt"], one["answer"]) == ("one", "What is it?", answers[0]["response"])
     assert openai["answer"] == answers[4]["response"]["body"]["choices"][0]["message"]["content"]
     assert [row["id"] for row in page.rows if row["failed"]] == ["gone", ""]
-    assert gone["error"].startswith("SourceError: ")
+    assert gone["error"] == f"SourceError: {answers[3]['error']['message']}"
     assert two["shown"][0] == one["shown"][0]
     assert not any(name in attributes for _, attributes in page.elements for name in ("src", "href"))
     assert not re.search(r"https?://", page.text)

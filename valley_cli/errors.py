@@ -1,18 +1,20 @@
-"""Every error a user can meet, and the exit code it ends the program with.
+"""Every error a user can meet, the exit code it ends the program with, and its ``code``, a name for programs.
 
-    ValleyError            1   failed at run time (``code``: failed; below: usage, prompt, row, ... as the classes say)
-    ├── UsageError         2   wrong arguments, or a request the model cannot take
-    │   ├── PromptError    2   placeholders, roles or lengths that do not fit together
-    │   └── RowError       2   a line of a prompts file that is no request
-    ├── SourceError        4   a picture, clip or prompt file could not be read
-    │   └── RefusedError   4   ... because a guard (size, time, address) said no
-    ├── ModelError         5   model, weights or tokenizer missing or not understood
-    │   └── WeightsError   5   tensors missing, unexpected or of the wrong shape
-    ├── TimedOutError      1   a request took longer than it may
-    ├── EngineError        1   the engine broke and answers nobody any more
-    ├── LibraryError       1   a library is installed in a version that does not fit
-    └── DeviceError        6   no CUDA, or no room for the weights
-        └── RoomError      6   no memory left for this one request
+    ValleyError            1   failed           failed at run time
+    ├── UsageError         2   usage            wrong arguments, or a request the model cannot take
+    │   ├── PromptError    2   prompt           placeholders, roles or lengths that do not fit together
+    │   └── RowError       2   row              a line of a prompts file that is no request
+    ├── SourceError        4   source           a picture, clip or prompt file could not be read
+    │   └── RefusedError   4   refused          ... because a guard (size, time, address) said no
+    ├── ModelError         5   model            model, weights or tokenizer missing or not understood
+    │   └── WeightsError   5   weights          tensors missing, unexpected or of the wrong shape
+    ├── TimedOutError      1   timed_out        a request took longer than it may
+    ├── EngineError        1   engine_broken    the engine broke and answers nobody any more
+    ├── LibraryError       1   library          a library is installed in a version that does not fit
+    └── DeviceError        6   device           no CUDA, or no room for the weights
+        └── RoomError      6   out_of_memory    no memory left for this one request
+
+A kind that a module defines for itself below these has the code of the class above it.
 
 An error says what went wrong and why (``message``) and what to type next (``hint``). ``__main__`` is the
 only place that turns one into text on stderr and an exit code.
@@ -20,8 +22,11 @@ only place that turns one into text on stderr and an exit code.
 
 from __future__ import annotations
 
+import copy
+import copyreg
 import re
 from collections.abc import Callable
+from typing import Any, Self
 
 EXIT_FAILED_ROWS = 3  # a batch finished, with failed rows
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + SIGINT, SIGTERM
@@ -56,6 +61,17 @@ class ValleyError(Exception):
 
     def __str__(self) -> str:
         return worded(str(self.args[0]), str)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies are made of what the error holds: not every class takes its message as its argument."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self).copy()  # type: ignore[attr-defined]
+
+    def placed(self, where: str) -> Self:
+        """The same error, its message behind ``where``; its kind, code and hint stay."""
+        twin = copy.copy(self)
+        twin.message = f"{where}: {self.message}"
+        twin.args = (twin.message,)
+        return twin
 
 
 class UsageError(ValleyError):

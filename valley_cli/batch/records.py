@@ -110,7 +110,7 @@ def _our_shape(outcome: Outcome) -> dict[str, Any]:
     row, done = outcome.row, outcome.done
     head = {"id": row.id, "index": row.line.index, "key": row.key, "status": "ok" if done else "error"}
     if done is None:
-        return head | {"error": _error(outcome, "type")}
+        return head | {"error": _error(outcome)}
     answer: dict[str, Any] = {"response": outcome.text}
     if outcome.thinking:
         answer["thinking"] = outcome.thinking
@@ -128,7 +128,7 @@ def _openai_shape(outcome: Outcome) -> dict[str, Any]:
     row, done, key = outcome.row, outcome.done, outcome.row.key
     head = {"id": f"batch_req_{key}", "index": row.line.index, "key": key, "custom_id": row.id}
     if done is None:
-        return head | {"status": "error", "response": None, "error": _error(outcome, "code")}
+        return head | {"status": "error", "response": None, "error": _error(outcome, openai=True)}
     message = {"role": "assistant", "content": outcome.text}
     if outcome.thinking:
         message["reasoning_content"] = outcome.thinking
@@ -150,9 +150,13 @@ def _openai_shape(outcome: Outcome) -> dict[str, Any]:
     return head | {"status": "ok", "response": response, "error": None, "timings": timings}
 
 
-def _error(outcome: Outcome, type_key: str) -> dict[str, str]:
-    assert outcome.error is not None
-    return {type_key: type(outcome.error).__name__, "message": explained(outcome.error, outcome.row)}
+def _error(outcome: Outcome, *, openai: bool = False) -> dict[str, str]:
+    error = outcome.error
+    assert error is not None
+    kind = type(error).__name__
+    code = error.code if isinstance(error, ValleyError) else ValleyError.code
+    head = {"code": kind} if openai else {"type": kind, "code": code}
+    return head | {"message": explained(error, outcome.row)}
 
 
 def _asked(outcome: Outcome) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def rows_of(output: str, thumbnails: Thumbnails, status: StatusLine, total: int)
 def row_of(found: Mapping[str, Any], thumbnails: Thumbnails) -> dict[str, Any]:
     """One record, ours or in OpenAI's shape."""
     body, error = _body(found), _mapping(found.get("error"))
+    kind = error.get("type") or error.get("code")  # OpenAI's shape has the kind in "code"
     choices = body.get("choices")
     choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
     message = _mapping(choice.get("message"))
@@ -115,7 +116,7 @@ def row_of(found: Mapping[str, Any], thumbnails: Thumbnails) -> dict[str, Any]:
         "prompt": _text(found.get("prompt")),
         "answer": _text(found.get("response") if "usage" in found else message.get("content")),
         "thinking": _text(found.get("thinking", message.get("reasoning_content"))),
-        "error": ": ".join(_text(error[name]) for name in ("type", "code", "message") if error.get(name) is not None),
+        "error": ": ".join(_text(part) for part in (kind, error.get("message")) if part is not None),
         "facts": [
             *(
                 _text(value)

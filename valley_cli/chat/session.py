@@ -173,7 +173,7 @@ class Session:
             held = [self.attacher.hold_if_there(item) for message in transcript.messages for item in message.media]
             conversation = from_messages(transcript.messages, [attachment for attachment, _ in held])
         except UsageError as error:
-            raise UsageError(f"{name}: {error.message}", error.hint) from None
+            raise error.placed(name) from None
         flags = {key for key, origin in self.settings.origins.items() if origin.startswith("--")}
         options = {key: value for key, value in transcript.options.items() if key not in flags}
         self.settings = override(self.settings, options, lambda key: f"{name}: {key}")

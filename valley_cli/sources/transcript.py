@@ -102,7 +102,7 @@ def read_messages(rows: Sequence[Any], open_source: OpenSource, *, openai: bool 
         try:
             messages.append(_read_message(row, open_source, openai))
         except UsageError as error:
-            raise UsageError(f"messages[{index}]: {error.message}", error.hint) from None
+            raise error.placed(f"messages[{index}]") from None
     return tuple(messages)
 
 

@@ -249,7 +249,8 @@ def record(reply: Reply, sources: list[str], engine: Engine) -> dict[str, Any]:
 
 def error_record(error: ValleyError, sources: list[str]) -> dict[str, Any]:
     """What stands in an answer's place under ``--json`` when one of several could not be had."""
-    return {"sources": sources, "error": {"type": type(error).__name__, "message": as_flags(error.message)}}
+    said = {"type": type(error).__name__, "code": error.code, "message": as_flags(error.message)}
+    return {"sources": sources, "error": said}
 
 
 def stats_line(done: Done) -> str:
